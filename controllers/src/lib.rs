@@ -1,0 +1,1 @@
+//! stower-controllers.
