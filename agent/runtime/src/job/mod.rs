@@ -1,0 +1,260 @@
+//! What the starter has to do, complete and checked: the pure result of [`compile`].
+//!
+//! A `Job` has no decision left in it. It crosses one socket, from the agent to the starter of the same build,
+//! so its form may change with every version.
+
+mod compile;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use compile::compile;
+pub use request::{LogLimits, Programs, RootFs, StartRequest, VolumeMount};
+
+/// Everything the starter needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The container's id, for messages.
+    pub uid: String,
+    /// Number of this run.
+    pub run: u64,
+    /// The run directory (shim record, socket).
+    pub run_dir: PathBuf,
+    /// The log directory.
+    pub log_dir: PathBuf,
+    /// The shim to become.
+    pub shim: PathBuf,
+    /// The shim's content digest, for the record.
+    pub shim_digest: String,
+    /// The machine's boot id.
+    pub boot_id: String,
+    /// Log limits, handed to the shim.
+    pub logs: LogLimits,
+    /// The groups to join.
+    pub cgroup: CgroupJoin,
+    /// Namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// Whether a volume or the root follows mounts that appear on the host later.
+    pub slave_propagation: bool,
+    /// Propagation of the finished root; `None` keeps private.
+    pub root_propagation: Option<u64>,
+    /// The root filesystem.
+    pub root: RootFs,
+    /// The root's mount becomes read-only at the end.
+    pub root_readonly: bool,
+    /// Mounts in order.
+    pub mounts: Vec<MountJob>,
+    /// Device nodes made in `/dev`, with the usual links.
+    pub devices: Vec<DeviceNode>,
+    /// `/dev` is a filesystem of the container's own, so nodes and links are made in it.
+    pub populate_dev: bool,
+    /// Paths hidden by an empty directory or `/dev/null`.
+    pub masked_paths: Vec<String>,
+    /// Paths made read-only.
+    pub readonly_paths: Vec<String>,
+    /// Host name in the UTS namespace.
+    pub hostname: Option<String>,
+    /// NIS domain name.
+    pub domainname: Option<String>,
+    /// `(path under /proc/sys, value)`.
+    pub sysctls: Vec<(String, String)>,
+    /// Bring `lo` up in the new network namespace.
+    pub loopback: bool,
+    /// The process.
+    pub process: Process,
+    /// Where the filter begins after the JSON part of the message: its length in bytes, 0 for none.
+    pub seccomp_len: usize,
+    /// Use `mount(2)` for overlays although the kernel has `lowerdir+`.
+    pub legacy_overlay: bool,
+}
+
+/// Groups that init joins, each by the way that waits for nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CgroupJoin {
+    /// Version 1 group directories of the container.
+    pub v1: Vec<PathBuf>,
+    /// The cgroup2 directory of the container.
+    pub v2: Option<PathBuf>,
+    /// Version 1 group directories for the shim.
+    pub shim_v1: Vec<PathBuf>,
+    /// The cgroup2 directory for the shim.
+    pub shim_v2: Option<PathBuf>,
+}
+
+/// A kind of namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamespaceKind {
+    /// Process ids.
+    Pid,
+    /// Mounts.
+    Mount,
+    /// System V IPC and POSIX queues.
+    Ipc,
+    /// Host and domain name.
+    Uts,
+    /// cgroup root.
+    Cgroup,
+    /// Network.
+    Network,
+}
+
+impl NamespaceKind {
+    /// The `CLONE_NEW*` flag.
+    pub fn clone_flag(self) -> i32 {
+        match self {
+            Self::Pid => libc::CLONE_NEWPID,
+            Self::Mount => libc::CLONE_NEWNS,
+            Self::Ipc => libc::CLONE_NEWIPC,
+            Self::Uts => libc::CLONE_NEWUTS,
+            Self::Cgroup => libc::CLONE_NEWCGROUP,
+            Self::Network => libc::CLONE_NEWNET,
+        }
+    }
+}
+
+/// A namespace, new or joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// Its kind.
+    pub kind: NamespaceKind,
+    /// The file of an existing one; `None` makes a new one.
+    pub path: Option<PathBuf>,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A new instance of a kernel filesystem.
+    Fs {
+        /// Its type: `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, …
+        fstype: String,
+        /// What the table shows as the source.
+        source: String,
+        /// Its own options, `key=value` or `flag`.
+        data: Vec<String>,
+    },
+    /// A tree of the host.
+    Bind {
+        /// The host's path.
+        path: PathBuf,
+        /// With the mounts below it.
+        recursive: bool,
+    },
+    /// The container's own groups.
+    Cgroup,
+    /// A tree made of layers or a block device.
+    Tree(RootFs),
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountJob {
+    /// Where, inside the root; absolute.
+    pub destination: String,
+    /// What.
+    pub source: MountSource,
+    /// How.
+    pub attrs: MountAttrs,
+}
+
+/// Attributes of a mount, as `mount_setattr(2)` takes them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountAttrs {
+    /// Bits to set.
+    pub set: u64,
+    /// Bits to clear.
+    pub clear: u64,
+    /// Bits to set on every mount of the tree.
+    pub rec_set: u64,
+    /// Bits to clear on every mount of the tree.
+    pub rec_clear: u64,
+    /// Propagation (`MS_PRIVATE`, `MS_SLAVE`, …), 0 for private.
+    pub propagation: u64,
+    /// Propagation of the whole tree.
+    pub rec_propagation: bool,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Absolute path, under `/dev`.
+    pub path: String,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub kind: u32,
+    /// Major and minor number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// The process in the container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// Command and arguments; never empty.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// User and groups.
+    pub user: UserJob,
+    /// File creation mask.
+    pub umask: u32,
+    /// Capability sets.
+    pub caps: crate::caps::CapSets,
+    /// Limits.
+    pub rlimits: Vec<RlimitJob>,
+    /// `no_new_privs`.
+    pub no_new_privileges: bool,
+    /// OOM score adjustment and whether it was asked for.
+    pub oom_score_adj: Option<OomScore>,
+    /// `personality(2)`.
+    pub personality: Option<u32>,
+}
+
+/// OOM score adjustment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OomScore {
+    /// −1000 … 1000.
+    pub value: i32,
+    /// A value that cannot be set is an error, not skipped.
+    pub required: bool,
+}
+
+/// Who the process is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserJob {
+    /// `user[:group]` by name or number, resolved in the image's own files; wins over the numbers.
+    pub lookup: Option<String>,
+    /// User id when nothing is looked up.
+    pub uid: u32,
+    /// Group id when nothing is looked up.
+    pub gid: u32,
+    /// Further groups.
+    pub additional_gids: Vec<u32>,
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RlimitJob {
+    /// `RLIMIT_NOFILE`, …
+    pub name: String,
+    /// The kernel's number of it.
+    pub resource: u32,
+    /// Soft limit, `u64::MAX` for none.
+    pub soft: u64,
+    /// Hard limit, `u64::MAX` for none.
+    pub hard: u64,
+    /// A limit that cannot be set is an error, not skipped.
+    pub required: bool,
+}

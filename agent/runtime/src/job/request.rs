@@ -1,0 +1,120 @@
+//! What a caller asks for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::runtime::{PosixRlimit, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::CgroupJoin;
+use crate::seccomp::Filter;
+
+/// Everything that starts one run of one container: an OCI specification, and what that does not know.
+#[derive(Debug, Clone)]
+pub struct StartRequest {
+    /// The container's id, unique on this machine; names nothing but messages here.
+    pub uid: String,
+    /// A name for people, for messages.
+    pub name: String,
+    /// Number of this run, from 1, rising.
+    pub run: u64,
+    /// An existing directory (0700) for the shim's record and socket.
+    pub run_dir: PathBuf,
+    /// An existing directory for the log files.
+    pub log_dir: PathBuf,
+    /// The specification. `root.path` is not read (see [`StartRequest::root`]); `linux.resources` and
+    /// `linux.cgroupsPath` are applied by whoever made [`StartRequest::cgroup`].
+    pub spec: Spec,
+    /// The root filesystem.
+    pub root: RootFs,
+    /// Mounts made from trees that OCI has no words for; attached after those of `spec`.
+    pub volumes: Vec<VolumeMount>,
+    /// `user[:group]`, by name or number, as an image configuration has it; looked up in the image's own
+    /// `/etc/passwd` and `/etc/group`, and wins over `spec.process.user.{uid,gid}`. `additionalGids` are added.
+    pub user: Option<String>,
+    /// The groups to join, from [`crate::cgroup::Cgroups::create`].
+    pub cgroup: CgroupJoin,
+    /// The compiled filter, loaded last.
+    pub seccomp: Option<Filter>,
+    /// Limits that are set where this machine allows it; those of `spec` are set or the start fails.
+    pub default_rlimits: Vec<PosixRlimit>,
+    /// OOM score adjustment that is set where this machine allows it; that of `spec` must be.
+    pub default_oom_score_adj: Option<i32>,
+    /// The programs.
+    pub programs: Programs,
+    /// Log limits.
+    pub logs: LogLimits,
+    /// How long a start may take before the container is killed and the start fails.
+    pub deadline: Duration,
+    /// Make overlays by `mount(2)` even where the kernel has the newer way.
+    pub legacy_overlay: bool,
+}
+
+/// The programs of this release, written out by their digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// `stower-starter`.
+    pub starter: PathBuf,
+    /// `stower-shim`.
+    pub shim: PathBuf,
+    /// The shim's content digest (`sha256:…`).
+    pub shim_digest: String,
+}
+
+/// Limits of the log files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// Bytes after which the next file begins.
+    pub max_bytes: u64,
+    /// Files of one run that are kept.
+    pub max_files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { max_bytes: 10 << 20, max_files: 5 }
+    }
+}
+
+/// A root filesystem, or another tree made from data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootFs {
+    /// Layers on overlayfs.
+    Overlay {
+        /// Lower directories, the topmost first; at least one, at most 128.
+        lower: Vec<PathBuf>,
+        /// The writable directory; `None` makes a read-only tree.
+        upper: Option<PathBuf>,
+        /// The work directory, on the filesystem of `upper`.
+        work: Option<PathBuf>,
+        /// Further options of overlayfs, `key=value` or `flag`.
+        options: Vec<String>,
+    },
+    /// A directory of the host.
+    Bind {
+        /// The directory.
+        path: PathBuf,
+        /// Mounted read-only.
+        readonly: bool,
+    },
+    /// A filesystem on a block device.
+    Block {
+        /// The device node.
+        device: PathBuf,
+        /// The filesystem's type.
+        fstype: String,
+        /// Its options, `key=value` or `flag`; `ro` makes it read-only.
+        options: Vec<String>,
+    },
+}
+
+/// A mount of a tree inside the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// Where, absolute, inside the root.
+    pub destination: String,
+    /// What.
+    pub tree: RootFs,
+    /// OCI mount options: `ro`, `nosuid`, `nodev`, `noexec`, …
+    pub options: Vec<String>,
+}
