@@ -1,1 +1,35 @@
-//! stower-crds.
+//! The kinds of stower: what a document may say, what is assumed where it says nothing, and what is refused.
+//!
+//! ```text
+//! bytes ─► yaml::read_documents ─► Document{value, lines} ─► admit ─► Object ─► sources, controllers
+//!              (budgets)                                      │ unknown fields, defaults, schema, CEL, support table
+//!                                                             └► [FieldError{path, message}] ─► line:column
+//! ```
+//!
+//! Everything is a pure function of its input: no file, clock or socket is touched here.
+
+mod admit;
+mod container;
+mod crd;
+mod duration;
+mod meta;
+mod quantity;
+mod signal;
+mod text;
+mod yaml;
+
+pub use admit::{AdmitContext, FieldError, Object, admit, spec_changed};
+pub use container::*;
+pub use crd::crd_yaml;
+pub use duration::{Duration, ParseDurationError};
+pub use meta::{Generation, Kind, Name, NameError, Namespace, ObjectKey, ParseKindError, Time, Uid};
+pub use quantity::{ParseQuantityError, Quantity};
+pub use signal::{ParseSignalError, Signal};
+pub use yaml::{Document, Limits, Location, ParseError, read_documents, to_yaml};
+
+/// The API group of the kinds.
+pub const GROUP: &str = "stower.dev";
+/// Their version.
+pub const VERSION: &str = "v1alpha1";
+/// Group and version, as `apiVersion` in documents.
+pub const API_VERSION: &str = "stower.dev/v1alpha1";
