@@ -1,1 +1,45 @@
-//! stower-controllers.
+//! The decisions of stower, pure: values in, values out.
+//!
+//! ```text
+//!  SourceSnapshot ─► accept ─► Ledger ─► Desired ─┐
+//!                                                 │                 ┌► [Action]  ─► the agent carries them out
+//!  the agent observes ──────────────► Observed ───┼─► plan ─► Plan ─┼► [Record]  ─► the agent remembers them
+//!  the agent remembers ─────────────► Records  ───┤                 └► wake_at, deferred, notes
+//!  the agent reads its clocks ──────► Now ────────┘
+//!                                         └─────────► container_status ─► ContainerStatus ─► the agent publishes it
+//! ```
+//!
+//! One action at most for each object and plan. A plan that was carried out and observed gives nothing more. What is
+//! unknown is kept and reported; only proven absence removes anything. No clock, file, socket, task, environment or
+//! randomness is used here: the crate's clippy configuration forbids them.
+
+#![forbid(unsafe_code)]
+
+mod account;
+mod action;
+mod change;
+mod container;
+mod desired;
+mod image;
+mod observed;
+mod plan;
+mod record;
+mod restart;
+mod time;
+
+pub use action::{Act, Action, ActionKind, StorageMode, Why};
+pub use change::{Change, FieldChange, diff};
+pub use container::{Decision, plan_container};
+pub use desired::{Completeness, Declared, Desired, SourceId};
+pub use image::{WantedImage, pull_policy, wanted_image};
+pub use observed::{
+    CgroupState, Exit, Failure, FailureReason, FilesState, ImageDigest, ImageState, Observed,
+    ObservedContainer, ObservedImage, ProcessState, PullFailure, RootfsState, Run, Stopping,
+};
+pub use plan::{Note, Plan, START_CONCURRENCY, StartBudget, plan, plan_some};
+pub use record::{
+    Deadline, EndCause, Ended, Hold, Launch, LaunchStage, RECORD_VERSION, Record, RecordState, Records,
+    ResolvedImage,
+};
+pub use restart::{Verdict, backoff_delay, pull_delay, retry_delay, verdict};
+pub use time::{BootId, Mono, Now};

@@ -1,0 +1,171 @@
+//! From desired, observed and records to what is to be done now.
+
+use std::{collections::BTreeSet, fmt};
+
+use stower_crds::{ObjectKey, Uid};
+
+use crate::{
+    action::{Action, ActionKind},
+    container::{Decision, plan_container},
+    desired::Desired,
+    observed::Observed,
+    record::{Record, Records},
+    time::{Mono, Now},
+};
+
+/// How many starts may be in flight at once, when the configuration says nothing (`startConcurrency`).
+pub const START_CONCURRENCY: usize = 8;
+
+/// Everything to be done now. Carried out and observed, the same call gives nothing more.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    /// At most one for each object; those that end something first, starts in their order.
+    pub actions: Vec<Action>,
+    /// Records that have changed. They are to be in effect, though not yet durable, before any action.
+    pub records: Vec<(Uid, Record)>,
+    /// Starts that wait until others are no longer in flight.
+    pub deferred: BTreeSet<Uid>,
+    /// When to plan again, even if nothing is observed.
+    pub wake_at: Option<Mono>,
+    /// What is left as it is, and why.
+    pub notes: Vec<Note>,
+}
+
+impl Plan {
+    /// Whether nothing is to be done. Records may have changed all the same.
+    pub fn is_idle(&self) -> bool {
+        self.actions.is_empty() && self.deferred.is_empty()
+    }
+}
+
+/// Why an object is left as it is, though it may not be as declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The object.
+    pub uid: Uid,
+    /// Its name, where it is known.
+    pub key: Option<ObjectKey>,
+    /// In words.
+    pub message: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Some(key) => write!(f, "{key}: {}", self.message),
+            None => write!(f, "the container with UID {}: {}", self.uid, self.message),
+        }
+    }
+}
+
+/// How many more starts may be set out on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartBudget {
+    /// How many may be in flight at once.
+    pub limit: usize,
+    /// How many are.
+    pub in_flight: usize,
+}
+
+/// Decides for every object that is declared, observed or remembered.
+pub fn plan(desired: &Desired, observed: &Observed, records: &Records, now: &Now, limit: usize) -> Plan {
+    let uids: BTreeSet<&Uid> = desired
+        .iter()
+        .map(|declared| &declared.uid)
+        .chain(observed.containers.keys())
+        .chain(records.keys())
+        .collect();
+    plan_some(desired, observed, records, now, limit, uids)
+}
+
+/// Decides for some objects: those that something has happened to, those of [`Plan::deferred`], and those whose
+/// `wake_at` has come.
+pub fn plan_some<'a>(
+    desired: &Desired,
+    observed: &Observed,
+    records: &Records,
+    now: &Now,
+    limit: usize,
+    uids: impl IntoIterator<Item = &'a Uid>,
+) -> Plan {
+    let in_flight = observed.starts_in_flight();
+    let budget = StartBudget { limit, in_flight };
+    let decide = |uid: &Uid, may_start| {
+        let (observed, record) = (observed.containers.get(uid), records.get(uid));
+        plan_container(uid, desired, observed, record, now, may_start)
+    };
+    let mut plan = Plan::default();
+    let mut starts = Vec::new();
+    for uid in uids {
+        let decision = decide(uid, true);
+        if decision.action.as_ref().is_some_and(|action| action.act.kind() == ActionKind::Start) {
+            let rank = desired.by_uid(uid).map_or(0, |declared| declared.rank);
+            let key = desired.by_uid(uid).map(|declared| declared.key.clone());
+            starts.push((rank, key, uid, decision));
+        } else {
+            plan.add(uid, decision);
+        }
+    }
+    starts.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    for (index, (_, _, uid, decision)) in starts.into_iter().enumerate() {
+        let decision = if index < budget.left() { decision } else { decide(uid, false) };
+        plan.add(uid, decision);
+    }
+    plan.actions.sort_by_key(|action| order(action.act.kind()));
+    plan
+}
+
+/// Ends before beginnings, so that what a removal frees is free when a start needs it.
+fn order(kind: ActionKind) -> u8 {
+    match kind {
+        ActionKind::Stop | ActionKind::Kill => 0,
+        ActionKind::Teardown | ActionKind::Forget => 1,
+        ActionKind::Update => 2,
+        ActionKind::Start => 3,
+        ActionKind::PullImage => 4,
+    }
+}
+
+impl Plan {
+    fn add(&mut self, uid: &Uid, decision: Decision) {
+        self.actions.extend(decision.action);
+        self.records.extend(decision.record.map(|record| (uid.clone(), record)));
+        self.notes.extend(decision.note);
+        self.wake_at = match (self.wake_at, decision.wake_at) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        if decision.deferred {
+            self.deferred.insert(uid.clone());
+        }
+    }
+}
+
+impl StartBudget {
+    /// How many starts may be set out on now.
+    pub fn left(self) -> usize {
+        self.limit.saturating_sub(self.in_flight)
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One line for each action and each note, as `stower plan` prints them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for action in &self.actions {
+            writeln!(f, "{action}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
+        }
+        if !self.deferred.is_empty() {
+            writeln!(f, "{} more start when others have started", self.deferred.len())?;
+        }
+        if self.actions.is_empty() && self.deferred.is_empty() && self.notes.is_empty() {
+            writeln!(f, "nothing to do")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
