@@ -1,1 +1,36 @@
-//! stower-e2e.
+//! The black box: a built `stower` binary, driven from outside as a person or a script would.
+//!
+//! ```text
+//!  Debian packages ──► trees ──► OCI images ──► docker-registry on loopback
+//!   (debian)            (cache)    (image, catalog)   (registry, proxy)
+//!                                                          │ pull
+//!  test ──► TestNode ──► manifests/*.yaml ──► stower agent ┘──► containers
+//!            (node)      stower get -o json ◄── socket            │
+//!              │                                                  │
+//!              └── Footprint: mounts, cgroups, processes, files ◄─┘
+//!                    (footprint)            (teardown ends what is left)
+//! ```
+//!
+//! Nothing here links a crate of the agent: what the tests know, a user can know. What a test needs and the machine
+//! does not offer makes it fail with what to do ([`requires`]); it is never skipped.
+
+pub mod cache;
+pub mod catalog;
+pub mod debian;
+pub mod footprint;
+pub mod http;
+pub mod image;
+pub mod node;
+pub mod process;
+pub mod proxy;
+pub mod registry;
+pub mod requires;
+pub mod teardown;
+pub mod wait;
+
+pub use catalog::Catalog;
+pub use footprint::Footprint;
+pub use image::{Compression, Image, ImageBuilder};
+pub use node::{NodeBuilder, Output, TestNode};
+pub use registry::Registry;
+pub use wait::{wait_for, wait_long_for};

@@ -1,0 +1,118 @@
+//! The program inside test and example images: static, alone in its image, a few behaviours by name.
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const USAGE: &str = "payload stamp FILE [stay] | stay | hello [SECONDS] | web [ADDRESS] | flaky [SECONDS] | eat MIB | \
+                     count FILE | exit CODE";
+
+fn main() -> ExitCode {
+    // Before anything else: this is what start latency is measured by.
+    let now = SystemTime::now();
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args.as_slice() {
+        ["stamp", file, rest @ ..] => stamp(now, file, rest == ["stay"]),
+        ["stay"] => stay(),
+        ["hello", rest @ ..] => hello(seconds(rest, 5)),
+        ["web", rest @ ..] => web(rest.first().unwrap_or(&"127.0.0.1:8080")),
+        ["flaky", rest @ ..] => flaky(seconds(rest, 3)),
+        ["eat", mib] => eat(mib),
+        ["count", file] => count(file),
+        ["exit", code] => return code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from),
+        _ => {
+            eprintln!("usage: {USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("payload: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn seconds(args: &[&str], default: u64) -> Duration {
+    Duration::from_secs(args.first().and_then(|text| text.parse().ok()).unwrap_or(default))
+}
+
+/// Appends the time of its first instruction in nanoseconds since the epoch, as one line.
+fn stamp(now: SystemTime, file: &str, then_stay: bool) -> std::io::Result<()> {
+    let nanoseconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)?
+        .write_all(format!("{nanoseconds}\n").as_bytes())?;
+    if then_stay { stay() } else { Ok(()) }
+}
+
+fn stay() -> std::io::Result<()> {
+    loop {
+        std::thread::park();
+    }
+}
+
+fn hello(every: Duration) -> std::io::Result<()> {
+    for n in 1.. {
+        println!("hello number {n} from process {}", std::process::id());
+        std::thread::sleep(every);
+    }
+    Ok(())
+}
+
+fn flaky(after: Duration) -> std::io::Result<()> {
+    println!("works for {} s, then fails with exit code 7", after.as_secs());
+    std::thread::sleep(after);
+    eprintln!("failing now");
+    std::process::exit(7)
+}
+
+/// Serves one page, and the files of `/data` by name.
+fn web(address: &str) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address)?;
+    println!("listening on http://{address}/");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut request = [0; 1024];
+        let n = stream.read(&mut request).unwrap_or(0);
+        let line = String::from_utf8_lossy(&request[..n]).lines().next().unwrap_or_default().to_owned();
+        println!("{line}");
+        let name = line.split(' ').nth(1).unwrap_or("/").trim_start_matches('/').to_owned();
+        let page = if name.is_empty() || name.contains("..") {
+            None
+        } else {
+            fs::read(format!("/data/{name}")).ok()
+        };
+        let page = page.unwrap_or_else(|| b"served by a container of stower\n".to_vec());
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len());
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&page));
+    }
+    Ok(())
+}
+
+/// Fills memory, page by page, so that a limit is met.
+fn eat(mib: &str) -> std::io::Result<()> {
+    let mib: usize = mib.parse().map_err(std::io::Error::other)?;
+    let mut held = Vec::new();
+    for n in 0..mib {
+        held.push(vec![u8::try_from(n % 255).unwrap_or(1) | 1; 1 << 20]);
+    }
+    println!("holds {} MiB", held.len());
+    stay()
+}
+
+/// Adds one to the number in a file, so that a volume shows how often it was used.
+fn count(file: &str) -> std::io::Result<()> {
+    let n: u64 = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    fs::write(file, format!("{}\n", n + 1))?;
+    println!("this is run {}", n + 1);
+    stay()
+}
