@@ -75,14 +75,23 @@ pub struct Job {
 /// Groups that init joins, each by the way that waits for nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CgroupJoin {
-    /// Version 1 group directories of the container.
-    pub v1: Vec<PathBuf>,
+    /// Version 1 groups of the container.
+    pub v1: Vec<V1Group>,
     /// The cgroup2 directory of the container.
     pub v2: Option<PathBuf>,
     /// Version 1 group directories for the shim.
     pub shim_v1: Vec<PathBuf>,
     /// The cgroup2 directory for the shim.
     pub shim_v2: Option<PathBuf>,
+}
+
+/// A group in one version 1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct V1Group {
+    /// The last component of the hierarchy's mount point, such as `memory` or `cpu,cpuacct`.
+    pub name: String,
+    /// The group's directory.
+    pub dir: PathBuf,
 }
 
 /// A kind of namespace.

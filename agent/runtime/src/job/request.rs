@@ -68,11 +68,13 @@ pub struct LogLimits {
     pub max_bytes: u64,
     /// Files of one run that are kept.
     pub max_files: u32,
+    /// With a log that cannot be written: wait for ever, or drop lines after a second and count them.
+    pub block: bool,
 }
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { max_bytes: 10 << 20, max_files: 5 }
+        Self { max_bytes: 10 << 20, max_files: 5, block: false }
     }
 }
 

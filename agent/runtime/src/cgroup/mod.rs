@@ -1,0 +1,319 @@
+//! The containers' groups, on version 1, version 2 and both beside each other.
+//!
+//! ```text
+//! <hierarchy>[/<parent>]/stower-<instance>/c/<uid>   one group a container, with its limits
+//! <hierarchy>[/<parent>]/stower-<instance>/shims     the shims, in no container's limits
+//! ```
+//!
+//! Only groups under `stower-<instance>` are ever written or removed.
+
+mod detect;
+mod kill;
+mod limits;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+pub use detect::Hierarchy;
+pub(crate) use kill::kill_join;
+pub use limits::{DeviceRule, Limits};
+pub use stats::Stats;
+
+use crate::job::{CgroupJoin, V1Group};
+
+/// Why something about a group could not be done.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CgroupError {
+    /// The id could not be a directory's name.
+    #[error("`{0}` cannot be a group's name; use letters, digits, `-`, `_` and `.`")]
+    BadName(String),
+    /// No hierarchy is mounted, or the table of mounts cannot be read.
+    #[error("no usable cgroup hierarchy is mounted; mount cgroup2 at /sys/fs/cgroup")]
+    None,
+    /// A limit needs a controller that this machine does not offer.
+    #[error("limit on {what} needs the cgroup controller `{controller}`, which this machine does not offer")]
+    NoController {
+        /// What is limited.
+        what: &'static str,
+        /// The controller.
+        controller: &'static str,
+    },
+    /// A file or directory of the hierarchy.
+    #[error("cgroup {}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The group still has processes; kill them, wait for `populated` to fall, and remove again.
+    #[error("cgroup {} still has processes", path.display())]
+    Busy {
+        /// The group.
+        path: PathBuf,
+    },
+}
+
+impl CgroupError {
+    pub(crate) fn io(path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::Io { path: path.to_owned(), source: source.into() }
+    }
+}
+
+/// All groups of one agent.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+    /// Path of our own top group under each mount point.
+    base: PathBuf,
+}
+
+impl Cgroups {
+    /// Finds the mounted hierarchies. `instance` is the agent's own random id; `parent` a group under the top that
+    /// all is made in, such as `system.slice/stower.slice`.
+    ///
+    /// # Errors
+    /// [`CgroupError::None`] and names that cannot be.
+    pub fn detect(instance: &str, parent: Option<&Path>) -> Result<Self, CgroupError> {
+        check_name(instance)?;
+        let text = std::fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|e| CgroupError::io(Path::new("/proc/self/mountinfo"), e))?;
+        Self::from_mountinfo(&text, instance, parent)
+    }
+
+    pub(crate) fn from_mountinfo(text: &str, instance: &str, parent: Option<&Path>) -> Result<Self, CgroupError> {
+        let hierarchies = detect::parse(text);
+        if hierarchies.is_empty() {
+            return Err(CgroupError::None);
+        }
+        let mut base = PathBuf::new();
+        for part in parent.into_iter().flat_map(Path::components) {
+            match part {
+                std::path::Component::Normal(name) => base.push(name),
+                std::path::Component::RootDir => {}
+                _ => return Err(CgroupError::BadName(parent.unwrap_or(Path::new("")).display().to_string())),
+            }
+        }
+        base.push(format!("stower-{instance}"));
+        Ok(Self { hierarchies, base })
+    }
+
+    /// The mounted hierarchies, cgroup2 last.
+    #[must_use]
+    pub fn hierarchies(&self) -> &[Hierarchy] {
+        &self.hierarchies
+    }
+
+    fn top(&self, h: &Hierarchy) -> PathBuf {
+        h.mount.join(&self.base)
+    }
+
+    fn group(&self, h: &Hierarchy, uid: &str) -> PathBuf {
+        self.top(h).join("c").join(uid)
+    }
+
+    fn v2(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.v2)
+    }
+
+    /// The hierarchy that has a controller.
+    fn with(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller))
+    }
+
+    /// Makes a container's group in every hierarchy and sets its limits. An existing one is taken over.
+    ///
+    /// # Errors
+    /// Limits that this machine cannot set; nothing new is left then.
+    pub fn create(&self, uid: &str, limits: &Limits) -> Result<CgroupJoin, CgroupError> {
+        check_name(uid)?;
+        limits::check(self, limits)?;
+        let mut join = CgroupJoin::default();
+        for h in &self.hierarchies {
+            let (top, group) = (self.top(h), self.group(h, uid));
+            // The usual case is one call: all above exists since the first container.
+            match make_dir(&group) {
+                Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    self.make_top(h, &top)?;
+                    make_dir(&group)?;
+                }
+                other => other?,
+            }
+            if h.v2 {
+                join.v2 = Some(group);
+                join.shim_v2 = Some(top.join("shims"));
+            } else {
+                join.v1.push(V1Group { name: h.name.clone(), dir: group });
+                join.shim_v1.push(top.join("shims"));
+            }
+        }
+        match limits::apply(self, uid, limits, true) {
+            Ok(()) => Ok(join),
+            Err(e) => {
+                // Report why it failed, not how tidying up went.
+                let _ = self.remove(uid);
+                Err(e)
+            }
+        }
+    }
+
+    /// Our top groups of one hierarchy, with the controllers passed down on version 2.
+    fn make_top(&self, h: &Hierarchy, top: &Path) -> Result<(), CgroupError> {
+        let mut at = h.mount.clone();
+        let below = self.base.join("c");
+        for part in below.components() {
+            if h.v2 {
+                limits::enable_controllers(&at, h)?;
+            }
+            at.push(part);
+            make_dir(&at)?;
+            if h.name == "cpuset" || h.controllers.iter().any(|c| c == "cpuset") && !h.v2 {
+                // Groups made below copy cpus and memory nodes from above; without them nobody can join.
+                limits::inherit_cpuset(&at)?;
+            }
+        }
+        if h.v2 {
+            limits::enable_controllers(&at, h)?;
+        }
+        make_dir(&top.join("shims"))
+    }
+
+    /// Changes the limits of a running container. Those that are not given stay as they are.
+    ///
+    /// # Errors
+    /// Limits that this machine cannot set, or that are below what the container uses now.
+    pub fn update(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
+        check_name(uid)?;
+        limits::check(self, limits)?;
+        limits::apply(self, uid, limits, false)
+    }
+
+    /// Whether the container has processes; `None` when that cannot be told. A group that is not there has none.
+    #[must_use]
+    pub fn populated(&self, uid: &str) -> Option<bool> {
+        check_name(uid).ok()?;
+        if let Some(h) = self.v2() {
+            return kill::populated_v2(&self.group(h, uid));
+        }
+        kill::populated_v1(&self.group(self.hierarchies.first()?, uid))
+    }
+
+    /// `cgroup.events` of the container, for a caller that waits for `populated` by `inotify` or `POLLPRI`; only where
+    /// cgroup2 is mounted.
+    #[must_use]
+    pub fn events_file(&self, uid: &str) -> Option<PathBuf> {
+        check_name(uid).ok()?;
+        self.v2().map(|h| self.group(h, uid).join("cgroup.events"))
+    }
+
+    /// Kills every process of the container, those included that are being forked. Returns at once; the group is
+    /// empty a moment later ([`Cgroups::populated`]).
+    ///
+    /// # Errors
+    /// When processes cannot be found or killed.
+    pub fn kill(&self, uid: &str) -> Result<(), CgroupError> {
+        check_name(uid)?;
+        if let Some(h) = self.v2() {
+            return kill::kill_v2(&self.group(h, uid));
+        }
+        let Some(h) = self.with("freezer").or(self.hierarchies.first()) else { return Err(CgroupError::None) };
+        kill::kill_v1(&self.group(h, uid), h.controllers.iter().any(|c| c == "freezer"))
+    }
+
+    /// Removes the container's groups. Not there is done.
+    ///
+    /// # Errors
+    /// [`CgroupError::Busy`] while there are processes: wait for the event and call again.
+    pub fn remove(&self, uid: &str) -> Result<(), CgroupError> {
+        check_name(uid)?;
+        self.hierarchies.iter().try_for_each(|h| kill::remove_tree(&self.group(h, uid), 0))
+    }
+
+    /// Removes our own top groups when no container is left in them.
+    ///
+    /// # Errors
+    /// [`CgroupError::Busy`] while shims are in them.
+    pub fn remove_root(&self) -> Result<(), CgroupError> {
+        for h in &self.hierarchies {
+            let top = self.top(h);
+            for dir in [top.join("c"), top.join("shims"), top] {
+                kill::remove_dir(&dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids that have a group in any hierarchy.
+    ///
+    /// # Errors
+    /// When a hierarchy cannot be read.
+    pub fn list(&self) -> Result<Vec<String>, CgroupError> {
+        let mut ids = std::collections::BTreeSet::new();
+        for h in &self.hierarchies {
+            let dir = self.top(h).join("c");
+            match std::fs::read_dir(&dir) {
+                Ok(entries) => {
+                    for entry in entries {
+                        let entry = entry.map_err(|e| CgroupError::io(&dir, e))?;
+                        if entry.file_type().is_ok_and(|t| t.is_dir())
+                            && let Ok(name) = entry.file_name().into_string()
+                        {
+                            ids.insert(name);
+                        }
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(CgroupError::io(&dir, e)),
+            }
+        }
+        Ok(ids.into_iter().collect())
+    }
+
+    /// How many processes of the container the kernel has killed for want of memory; 0 when nothing counts them.
+    #[must_use]
+    pub fn oom_kills(&self, uid: &str) -> u64 {
+        match (check_name(uid), self.with("memory")) {
+            (Ok(()), Some(h)) => stats::oom_kills(&self.group(h, uid), h.v2),
+            _ => 0,
+        }
+    }
+
+    /// What the container uses now.
+    #[must_use]
+    pub fn stats(&self, uid: &str) -> Stats {
+        if check_name(uid).is_err() {
+            return Stats::default();
+        }
+        let dir = |controller: &str| self.with(controller).map(|h| (self.group(h, uid), h.v2));
+        stats::read(dir("memory"), dir("cpuacct").or_else(|| dir("cpu")), dir("pids"))
+    }
+}
+
+/// One plain component.
+fn check_name(name: &str) -> Result<(), CgroupError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 200 || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(CgroupError::BadName(name.to_owned()));
+    }
+    Ok(())
+}
+
+fn make_dir(path: &Path) -> Result<(), CgroupError> {
+    match rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(CgroupError::io(path, e)),
+    }
+}
+
+/// Writes to a file that the kernel made; never creates one.
+fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    crate::start::write_existing(path, value).map_err(|e| CgroupError::io(path, e))
+}

@@ -1,0 +1,54 @@
+//! What a container uses.
+
+use std::path::{Path, PathBuf};
+
+/// Numbers of one moment; `None` where nothing counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Memory in bytes, page cache included.
+    pub memory_bytes: Option<u64>,
+    /// Memory in bytes without inactive file pages: what Kubernetes calls the working set.
+    pub memory_working_set_bytes: Option<u64>,
+    /// Processor time since the group was made, in nanoseconds.
+    pub cpu_nanos: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+type Group = Option<(PathBuf, bool)>;
+
+pub(super) fn read(memory: Group, cpu: Group, pids: Group) -> Stats {
+    let mut stats = Stats::default();
+    if let Some((dir, v2)) = memory {
+        let (usage, inactive) =
+            if v2 { ("memory.current", "inactive_file") } else { ("memory.usage_in_bytes", "total_inactive_file") };
+        stats.memory_bytes = number(&dir.join(usage));
+        let inactive = field(&dir.join("memory.stat"), inactive).unwrap_or(0);
+        stats.memory_working_set_bytes = stats.memory_bytes.map(|m| m.saturating_sub(inactive));
+    }
+    if let Some((dir, v2)) = cpu {
+        stats.cpu_nanos = if v2 {
+            field(&dir.join("cpu.stat"), "usage_usec").map(|us| us.saturating_mul(1000))
+        } else {
+            number(&dir.join("cpuacct.usage"))
+        };
+    }
+    if let Some((dir, _)) = pids {
+        stats.pids = number(&dir.join("pids.current"));
+    }
+    stats
+}
+
+pub(super) fn oom_kills(dir: &Path, v2: bool) -> u64 {
+    let file = if v2 { "memory.events" } else { "memory.oom_control" };
+    field(&dir.join(file), "oom_kill").unwrap_or(0)
+}
+
+fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn field(path: &Path, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}

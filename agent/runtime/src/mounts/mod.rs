@@ -1,0 +1,23 @@
+//! The container's mounts: detached trees, attached only in the container's own mount namespace.
+//!
+//! ```text
+//!  RootFs ──tree──► detached tree ─┐
+//!  MountJob ─tree─► detached tree ─┼─ attach: target by descriptor inside the root ─► mask ─► pivot
+//!                                  ┘
+//! ```
+
+mod attach;
+pub(crate) mod options;
+mod path;
+mod protect;
+mod tree;
+
+pub(crate) use attach::{Root, attach_all, isolate};
+pub(crate) use path::{open_dir_making, open_inside};
+pub(crate) use protect::protect;
+pub(crate) use tree::fd_path;
+
+/// A procfs of this pid namespace that is attached nowhere, so that nothing can cover a part of it.
+pub(crate) fn private_proc(stage: &str) -> Result<std::os::fd::OwnedFd, crate::error::Failure> {
+    tree::filesystem(stage, "proc", "proc", &[], 0)
+}

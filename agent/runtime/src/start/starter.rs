@@ -1,0 +1,307 @@
+//! The starter: one small process between the agent and the shim that it becomes.
+//!
+//! It has one thread, reads one [`Job`] and needs the agent no more after that.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Signal, WaitIdOptions};
+
+use super::init::{self, Ends};
+use super::sys::{self, Cloned, ExecVector, SignalMask};
+use super::wire::{self, Answer};
+use crate::error::Failure;
+use crate::job::{Job, NamespaceKind};
+use crate::record::ShimRecord;
+use crate::shim::{self, ShimArgs};
+use crate::proc;
+
+/// Name of the shim's socket in the run directory.
+const SOCKET: &str = "s";
+
+/// Runs the starter on standard input, which is its socket to the agent. Ends in the shim, or exits.
+pub fn main() -> std::process::ExitCode {
+    // SAFETY: standard input is open, and nothing else in this program uses it.
+    let agent = unsafe { sys::adopt_fd(0) };
+    // Away from whatever the agent had open or was a part of. Both cannot fail for a fresh child of a sound agent.
+    let _ = sys::close_from(3);
+    let _ = rustix::process::setsid();
+    let _ = sys::signal_mask(SignalMask::OnlyChild);
+    let (job, filter) = match wire::read_job(&agent) {
+        Ok(read) => read,
+        Err(e) => {
+            answer(&agent, &Answer::Failed(Failure::errno("starter", "reading the job", e)), None);
+            return std::process::ExitCode::FAILURE;
+        }
+    };
+    match start(&job, &filter, &agent) {
+        Ok(never) => match never {},
+        Err(failure) => {
+            answer(&agent, &Answer::Failed(failure), None);
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+enum Never {}
+
+fn answer(agent: &OwnedFd, answer: &Answer, init: Option<&OwnedFd>) {
+    // The agent may be gone; the container does not depend on it.
+    let _ = wire::write_answer(agent, answer, init);
+}
+
+/// What is open for the shim before the container's first process exists.
+struct Prepared {
+    run_dir: OwnedFd,
+    log_dir: OwnedFd,
+    socket: OwnedFd,
+    cgroup: Option<OwnedFd>,
+    stdout: (OwnedFd, OwnedFd),
+    stderr: (OwnedFd, OwnedFd),
+}
+
+fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
+    rustix::fs::access(&job.shim, rustix::fs::Access::EXEC_OK)
+        .map_err(|e| Failure::errno("shim", job.shim.display(), e))?;
+    let prepared = prepare(job)?;
+    let result = launch(job, filter, &prepared);
+    let (record, pidfd) = match result {
+        Ok(launched) => launched,
+        Err(failure) => {
+            for file in [SOCKET, crate::record::SHIM_FILE] {
+                let _ = rustix::fs::unlinkat(&prepared.run_dir, file, rustix::fs::AtFlags::empty());
+            }
+            return Err(failure);
+        }
+    };
+    let (init_pid, started_at) = (record.init_pid, record.started_at.clone());
+    answer(agent, &Answer::Started(record), Some(&pidfd));
+    let failure = become_shim(job, prepared, init_pid, &pidfd, started_at);
+    // No shim, no container: its output has no reader and its exit no reaper.
+    kill(&pidfd);
+    Err(failure)
+}
+
+fn prepare(job: &Job) -> Result<Prepared, Failure> {
+    let dir = |path: &std::path::Path| {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| Failure::errno("starter", path.display(), e))
+    };
+    let run_dir = dir(&job.run_dir)?;
+    let pipe = || {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| Failure::errno("starter", "making a pipe", e))
+    };
+    let cgroup = job.cgroup.v2.as_deref().map(dir).transpose()?;
+    // A process that writes itself into `tasks` waits for no grace period.
+    for group in &job.cgroup.shim_v1 {
+        init::write_existing(&group.join("tasks"), "0")
+            .map_err(|e| Failure::errno("cgroup", format_args!("joining {}", group.display()), e))?;
+    }
+    let socket = listen(&run_dir)?;
+    Ok(Prepared { log_dir: dir(&job.log_dir)?, socket, cgroup, stdout: pipe()?, stderr: pipe()?, run_dir })
+}
+
+/// A socket's address holds 108 bytes; the path through the descriptor is always short enough.
+fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let fail = |e: rustix::io::Errno| Failure::errno("starter", "making the shim's socket", e);
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(fail)?;
+    match rustix::fs::unlinkat(run_dir, SOCKET, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(e) => return Err(fail(e)),
+    }
+    let path = format!("{}/{SOCKET}", crate::mounts::fd_path(run_dir));
+    let address = SocketAddrUnix::new(path).map_err(fail)?;
+    let former = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &address);
+    rustix::process::umask(former);
+    bound.map_err(fail)?;
+    rustix::net::listen(&socket, 16).map_err(fail)?;
+    Ok(socket)
+}
+
+/// Clones the container's first process and sees it through its exec.
+fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, OwnedFd), Failure> {
+    let (flags, join) = namespaces(job)?;
+    let (control, inner) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|e| Failure::errno("starter", "making a socket", e))?;
+    let cloned = sys::clone3(flags, libc::SIGCHLD, prepared.cgroup.as_ref().map(AsFd::as_fd))
+        .map_err(|e| Failure::errno("namespaces", "clone3", e))?;
+    let (pid, pidfd) = match cloned {
+        Cloned::Parent(pid, pidfd) => (pid, pidfd),
+        Cloned::Child => {
+            drop(control);
+            let _ = sys::signal_mask(SignalMask::Empty);
+            sys::default_signals();
+            let ends = Ends { control: &inner, stdout: &prepared.stdout.1, stderr: &prepared.stderr.1, join: &join };
+            let failure = init::run(job, filter, &ends);
+            if let Ok(bytes) = serde_json::to_vec(&failure) {
+                let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
+            }
+            sys::exit_now(255);
+        }
+    };
+    drop(inner);
+    drop(join);
+    let started_at = rfc3339_now();
+    let done = write_record(job, pid, &started_at, &prepared.run_dir).and_then(|record| {
+        // A first process that has already failed says so by its message, not by this send.
+        let _ = rustix::net::send(&control, b"g", SendFlags::NOSIGNAL);
+        outcome(control.as_fd()).map(|()| record)
+    });
+    match done {
+        Ok(record) => Ok((record, pidfd)),
+        Err(failure) => {
+            kill(&pidfd);
+            Err(failure)
+        }
+    }
+}
+
+/// The flags of the clone, and the namespaces to join after it. A pid namespace is entered by the clone itself.
+fn namespaces(job: &Job) -> Result<(i32, Vec<(NamespaceKind, OwnedFd)>), Failure> {
+    let mut flags = 0;
+    let mut join = Vec::new();
+    for namespace in &job.namespaces {
+        match (&namespace.path, namespace.kind) {
+            // Made by the first process, once it is in its groups.
+            (None, NamespaceKind::Cgroup) => {}
+            (None, kind) => flags |= kind.clone_flag(),
+            (Some(path), kind) => {
+                let fail = |e| Failure::errno("namespaces", path.display(), e);
+                let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+                if kind == NamespaceKind::Pid {
+                    rustix::thread::move_into_link_name_space(fd.as_fd(), None).map_err(fail)?;
+                } else {
+                    join.push((kind, fd));
+                }
+            }
+        }
+    }
+    Ok((flags, join))
+}
+
+fn write_record(job: &Job, init_pid: u32, started_at: &str, run_dir: &OwnedFd) -> Result<ShimRecord, Failure> {
+    let start_of = |pid: u32| match proc::start_time(pid) {
+        Ok(Some(start)) => Ok(start),
+        Ok(None) => Err(Failure::errno("record", "the process is gone", io::Error::from_raw_os_error(libc::ESRCH))),
+        Err(e) => Err(Failure::errno("record", e, io::Error::other("see above"))),
+    };
+    let shim_pid = std::process::id();
+    let record = ShimRecord {
+        version: crate::record::VERSION,
+        boot_id: job.boot_id.clone(),
+        shim_pid,
+        shim_start: start_of(shim_pid)?,
+        init_pid,
+        init_start: start_of(init_pid)?,
+        run: job.run,
+        started_at: started_at.to_owned(),
+        shim: job.shim_digest.clone(),
+        contract: shim::CONTRACT,
+        extra: serde_json::Map::new(),
+    };
+    record.write(run_dir).map_err(|e| {
+        use std::error::Error;
+        let cause = e.source().map_or_else(String::new, |s| format!(": {s}"));
+        Failure::new("record", crate::error::FailureKind::Other, format!("{e}{cause}"))
+    })?;
+    Ok(record)
+}
+
+/// End of file is the exec; a message is a failure before it.
+fn outcome(control: BorrowedFd<'_>) -> Result<(), Failure> {
+    let mut bytes = vec![0u8; 64 * 1024];
+    let len = loop {
+        match rustix::io::read(control, &mut bytes) {
+            Ok(len) => break len,
+            Err(rustix::io::Errno::INTR) => {}
+            // The child ended with our go byte unread.
+            Err(rustix::io::Errno::CONNRESET) => {
+                return Err(Failure::new("start", crate::error::FailureKind::Other, "the first process was killed while it was set up"));
+            }
+            Err(e) => return Err(Failure::errno("start", "hearing from the first process", e)),
+        }
+    };
+    if len == 0 {
+        return Ok(());
+    }
+    Err(serde_json::from_slice(&bytes[..len]).unwrap_or_else(|e| {
+        Failure::new("start", crate::error::FailureKind::Other, format!("the first process failed unreadably: {e}"))
+    }))
+}
+
+fn kill(pidfd: &OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
+/// Puts the descriptors where the shim expects them and executes it. Returns only what went wrong.
+fn become_shim(job: &Job, prepared: Prepared, init_pid: u32, pidfd: &OwnedFd, started_at: String) -> Failure {
+    let Prepared { run_dir, log_dir, socket, cgroup, stdout, stderr } = prepared;
+    let arrange = || -> io::Result<()> {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        // First all above the fixed numbers, or one could overwrite another.
+        let mut wanted = vec![
+            (&run_dir, shim::fd::RUN_DIR),
+            (&log_dir, shim::fd::LOG_DIR),
+            (&socket, shim::fd::SOCKET),
+            (pidfd, shim::fd::INIT_PIDFD),
+            (&stdout.0, shim::fd::STDOUT),
+            (&stderr.0, shim::fd::STDERR),
+        ];
+        wanted.extend(cgroup.as_ref().map(|fd| (fd, shim::fd::CGROUP)));
+        wanted.extend([(&null, 0), (&null, 1), (&null, 2)]);
+        let high = wanted
+            .iter()
+            .map(|(fd, to)| Ok((sys::dup_above(fd.as_fd(), 64)?, *to)))
+            .collect::<io::Result<Vec<_>>>()?;
+        sys::cloexec_from(3)?;
+        for (fd, to) in &high {
+            sys::dup_to(fd.as_fd(), *to)?;
+        }
+        // The owners of the low numbers must not close what is there now.
+        #[allow(clippy::mem_forget, reason = "the numbers are the shim's now")]
+        std::mem::forget(high);
+        Ok(())
+    };
+    if let Err(e) = arrange() {
+        return Failure::errno("shim", "arranging descriptors", e);
+    }
+    let args = ShimArgs {
+        init_pid,
+        run: job.run,
+        boot_id: job.boot_id.clone(),
+        started_at,
+        log_max_bytes: job.logs.max_bytes,
+        log_max_files: job.logs.max_files,
+        log_block: job.logs.block,
+        cgroup_kill: cgroup.is_some(),
+    };
+    use std::os::unix::ffi::OsStrExt;
+    let argv = args.to_argv();
+    let argv = ExecVector::new(argv.iter().map(|a| a.as_bytes()));
+    let env = ExecVector::new(std::iter::empty::<&[u8]>());
+    let error = match std::ffi::CString::new(job.shim.as_os_str().as_bytes()) {
+        Ok(path) => sys::execve(&path, &argv, &env),
+        Err(_) => io::Error::from_raw_os_error(libc::EINVAL),
+    };
+    Failure::errno("shim", job.shim.display(), error)
+}
+
+/// The time for people, with nanoseconds.
+fn rfc3339_now() -> String {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+    let text = shim::time::rfc3339(secs, u32::try_from(now.tv_nsec).unwrap_or(0));
+    String::from_utf8_lossy(&text).into_owned()
+}
+

@@ -1,0 +1,257 @@
+//! The system calls that neither rustix nor nix wraps. The only unsafe code of the start path.
+
+use std::ffi::{CStr, CString, c_char};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// `CLONE_INTO_CGROUP` of `clone3(2)`.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// `CLONE_CLEAR_SIGHAND`: every handled signal gets its default action back.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Where a [`clone3`] returned.
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    /// In the new process.
+    Child,
+    /// In the caller, with the child's pid and pidfd.
+    Parent(u32, OwnedFd),
+}
+
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks with new namespaces, into `cgroup` (a cgroup2 directory) if one is given. `exit_signal` 0 is for
+/// `CLONE_PARENT`, where the kernel takes the caller's own.
+///
+/// The calling process must have one thread.
+pub(crate) fn clone3(flags: i32, exit_signal: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    let mut args = CloneArgs {
+        flags: u64::from(flags.cast_unsigned()) | u64::from(libc::CLONE_PIDFD.cast_unsigned()) | CLONE_CLEAR_SIGHAND,
+        pidfd: (&raw mut pidfd).addr() as u64,
+        exit_signal: u64::from(exit_signal.cast_unsigned()),
+        ..CloneArgs::default()
+    };
+    if let Some(fd) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(fd.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: the arguments live through the call and have the size given. Without CLONE_VM the child has its own copy
+    // of memory, and the caller promises to have one thread, so no lock is held in that copy.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) })?;
+    match u32::try_from(pid) {
+        Ok(0) | Err(_) => Ok(Cloned::Child),
+        // SAFETY: the kernel has stored a new descriptor that nobody else owns.
+        Ok(pid) => Ok(Cloned::Parent(pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
+}
+
+/// Changes attributes of the mount (`mount_setattr(2)`) that `fd` is on, or of the whole tree.
+pub(crate) fn mount_setattr(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        attr_set: u64,
+        attr_clr: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    const AT_RECURSIVE: libc::c_int = 0x8000;
+    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, the structure lives through the call and has the size given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Closes every descriptor from `first` on.
+pub(crate) fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: only numbers are passed. The callers hold no descriptor from `first` on that they use again.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// Makes every descriptor from `first` on close at the next exec.
+pub(crate) fn cloexec_from(first: u32) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    // SAFETY: only numbers are passed, and nothing is closed now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Sets both limits of a resource for this process.
+pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the structure lives through the call; no old value is asked for.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) })?;
+    Ok(())
+}
+
+/// Loads a filter of classic BPF instructions. Needs `no_new_privs` or `CAP_SYS_ADMIN`.
+pub(crate) fn seccomp(filter: &[u8]) -> io::Result<()> {
+    const SECCOMP_SET_MODE_FILTER: libc::c_int = 1;
+    let len = u16::try_from(filter.len() / 8)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the filter has too many instructions"))?;
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel reads `len` instructions of eight bytes and needs no alignment to copy them; it writes nothing.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const program) })?;
+    Ok(())
+}
+
+/// Sets the execution domain.
+pub(crate) fn personality(domain: u32) -> io::Result<()> {
+    // SAFETY: only a number is passed.
+    check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) })?;
+    Ok(())
+}
+
+/// Gives this process a cgroup namespace with its present groups as root.
+pub(crate) fn unshare_cgroup() -> io::Result<()> {
+    // SAFETY: this flag concerns no memory and no descriptors.
+    check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }))?;
+    Ok(())
+}
+
+/// Brings the interface `lo` of this network namespace up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
+    // SAFETY: the request lives through the call and is what SIOCSIFFLAGS takes.
+    check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }))?;
+    Ok(())
+}
+
+/// Blocks or unblocks every signal, or blocks only `SIGCHLD`.
+pub(crate) fn signal_mask(mask: SignalMask) -> io::Result<()> {
+    // SAFETY: the set is initialised by sigemptyset before it is read; sigprocmask reads it only.
+    let result = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        if matches!(mask, SignalMask::OnlyChild) {
+            libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        }
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+    };
+    check(libc::c_long::from(result))?;
+    Ok(())
+}
+
+/// Which signals are blocked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SignalMask {
+    /// None.
+    Empty,
+    /// `SIGCHLD`.
+    OnlyChild,
+}
+
+/// Gives every signal its default action back, those too that the C library keeps for itself: whatever started the
+/// agent may have had them ignored.
+pub(crate) fn default_signals() {
+    // handler, flags, restorer, mask, in the kernel's form: all zero is SIG_DFL.
+    let action = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: setting the default action runs no code of ours; the structure lives through the call. SIGKILL and
+        // SIGSTOP just fail.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, std::ptr::null::<u8>(), 8) };
+    }
+}
+
+/// Arguments of an exec, laid out beforehand.
+pub(crate) struct ExecVector {
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl ExecVector {
+    /// From strings without zero bytes; one that has some is cut there, which the compile step has excluded.
+    pub(crate) fn new<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> Self {
+        let strings: Vec<CString> = strings
+            .into_iter()
+            .map(|s| {
+                let bytes = s.as_ref().split(|b| *b == 0).next().unwrap_or_default();
+                CString::new(bytes).unwrap_or_default()
+            })
+            .collect();
+        let mut pointers: Vec<*const c_char> = strings.iter().map(|s| s.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        Self { strings, pointers }
+    }
+
+    /// The first string.
+    pub(crate) fn first(&self) -> Option<&CStr> {
+        self.strings.first().map(CString::as_c_str)
+    }
+}
+
+/// Executes a file; returns only the error.
+pub(crate) fn execve(path: &CStr, args: &ExecVector, env: &ExecVector) -> io::Error {
+    // SAFETY: both vectors end with a null pointer and point into strings that they own.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Takes a descriptor that was inherited under this number.
+///
+/// # Safety
+/// The number is open and nothing else owns it.
+pub(crate) unsafe fn adopt_fd(number: i32) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Duplicates `fd` to the fixed number `to`, which stays open over an exec.
+pub(crate) fn dup_to(fd: BorrowedFd<'_>, to: i32) -> io::Result<()> {
+    // SAFETY: only numbers are passed; the callers own whatever was open at `to`, or nothing was.
+    check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), to) }))?;
+    Ok(())
+}
+
+/// Duplicates `fd` to a number of at least `floor`, closed at exec.
+pub(crate) fn dup_above(fd: BorrowedFd<'_>, floor: i32) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, floor)?)
+}
+
+/// Ends this process at once, without running anything more.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes a number and does not return.
+    unsafe { libc::_exit(code) }
+}
