@@ -15,14 +15,19 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 
     let shim = out.join("stower-shim");
+    let mut script = std::ffi::OsString::from("link-arg=-Wl,-T,");
+    script.push(manifest.join("shim/link.ld"));
     let status = Command::new(rustc)
         .args(["--edition", "2024", "--crate-name", "stower_shim", "--crate-type", "bin", "--target", &target])
         .args(["-C", "opt-level=s", "-C", "panic=abort", "-C", "lto=fat", "-C", "codegen-units=1"])
         .args(["-C", "strip=symbols", "-C", "debuginfo=0", "-C", "overflow-checks=off"])
-        // Non-PIE and without start files: no relocations and no pages of a C library.
-        .args(["-C", "relocation-model=static", "-C", "target-feature=+crt-static"])
+        // Non-PIE and without start files: no relocations and no pages of a C library. `relro-level=off` lets calls be
+        // direct; the linker script makes two segments.
+        .args(["-C", "relocation-model=static", "-C", "target-feature=+crt-static", "-C", "relro-level=off"])
         .args(["-C", "link-args=-nostartfiles -nostdlib -static -no-pie"])
-        .args(["-C", "link-args=-Wl,--build-id=none,-z,norelro,-z,noexecstack"])
+        .args(["-C", "link-args=-Wl,--build-id=none,-z,norelro,--no-eh-frame-hdr"])
+        .arg("-C")
+        .arg(script)
         .arg("-o")
         .arg(&shim)
         .arg(manifest.join("shim/main.rs"))

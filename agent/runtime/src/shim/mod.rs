@@ -1,5 +1,11 @@
 //! The shim as the library sees it: its bytes, its arguments, the frames of its socket.
 
+#[path = "../../shim/args.rs"]
+pub mod args;
+#[path = "../../shim/cri.rs"]
+pub mod cri;
+#[path = "../../shim/exit.rs"]
+pub mod exit;
 #[path = "../../shim/frame.rs"]
 pub mod frame;
 #[path = "../../shim/time.rs"]
@@ -10,7 +16,7 @@ use std::ffi::OsString;
 /// The shim program, an executable for this architecture. It is written to a file named by its digest and run there.
 pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stower-shim"));
 
-/// The version of the arguments and descriptors; the record's `contract`.
+/// The version of arguments, descriptors and frames; the record's `contract`.
 pub const CONTRACT: u32 = 1;
 
 /// The descriptors that a shim finds open when it is executed. 0 to 2 are `/dev/null`.
