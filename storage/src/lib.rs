@@ -9,6 +9,41 @@
 //! Bytes of images are hostile: nothing is believed before its digest has been verified, and nothing that an image
 //! says chooses anything on the host. This crate knows nothing of Kubernetes or of reconciling.
 
+mod archive;
+mod content;
 mod digest;
+mod driver;
+mod failpoint;
+mod image;
+mod layer;
+mod limits;
+mod mount;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod snapshots;
+mod storage;
 
+pub use archive::ImportError;
+pub use content::{ContentError, ContentStore, Swept};
 pub use digest::{ChainId, DiffId, Digest, Hasher, ParseDigestError, VerifyReader, WrongContent};
+pub use driver::{
+    Driver, DriverError, Found, LayerRecord, ParseKeyError, Reread, SnapshotKey, SnapshotKind,
+    SnapshotRecord, Unpack, Usage,
+};
+pub use image::{
+    ConfigError, Descriptor, Encoding, Image, ImageConfig, Layer, LoadError, ManifestError, media,
+};
+pub use layer::Stream;
+pub use layer::{Compression, LayerBlob, LayerError, OpenBlob, UnpackLimits};
+pub use limits::Limits;
+pub use mount::{Mount, Mounts, detached};
+pub use platform::{ParsePlatformError, Platform};
+pub use pull::{BlobState, Metrics, Progress, ProgressEvent, PullError, PullRequest};
+pub use reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference};
+pub use registry::{Credential, Credentials, ParseCredentialsError, RegistryError, RegistryOptions};
+pub use snapshots::{
+    CommitError, DRIVERS, OpenError, PrepareError, RemoveLayerError, SnapshotError, Snapshots, UnpackError,
+};
+pub use storage::{ImageName, OpenStorageError, RemoveError, Removed, Storage, StorageOptions};

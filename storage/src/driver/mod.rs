@@ -1,0 +1,217 @@
+//! What a storage driver does. Everything that is the same for all of them (who has which parent, what is in use, what
+//! happens twice) is decided above, in [`crate::Snapshots`]; a driver only acts, on one machine, and finds again what it
+//! did.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::digest::{ChainId, DiffId};
+use crate::layer::{LayerError, Stream, UnpackLimits};
+use crate::mount::Mounts;
+
+pub(crate) mod copy;
+pub(crate) mod native;
+pub(crate) mod overlay;
+pub(crate) mod store;
+
+#[cfg(test)]
+mod tests;
+
+/// Whether a layer needs its parent to be unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpack {
+    /// No: layers unpack in parallel, and are finished in order.
+    Independent,
+    /// Yes: a layer is written over a copy of its parent.
+    OnParent,
+}
+
+/// A committed layer, as its driver keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRecord {
+    /// The stack that this layer is the top of.
+    pub chain: ChainId,
+    /// The stack below it.
+    pub parent: Option<ChainId>,
+    /// The layer itself.
+    pub diff_id: DiffId,
+}
+
+/// What a snapshot is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// It can be written to.
+    Writable,
+    /// It shows its parent, unchanged.
+    View,
+}
+
+/// A snapshot's name: 1 to 128 letters, digits, `.`, `_` or `-`, the first one a letter or digit. It is a file name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotKey(String);
+
+/// The text is no snapshot key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a snapshot key: {0:?} (1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit)")]
+pub struct ParseKeyError(String);
+
+impl SnapshotKey {
+    /// Checks and takes `text`.
+    pub fn new(text: impl Into<String>) -> Result<Self, ParseKeyError> {
+        let text = text.into();
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if first && rest && text.len() <= 128 { Ok(Self(text)) } else { Err(ParseKeyError(text)) }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for SnapshotKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for SnapshotKey {
+    type Err = ParseKeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::new(text)
+    }
+}
+
+/// A snapshot, as its driver keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its name.
+    pub key: SnapshotKey,
+    /// What it is for.
+    pub kind: SnapshotKind,
+    /// The stack that it shows.
+    pub parent: Option<ChainId>,
+}
+
+/// What takes space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Files, directories and other entries; several links of one file count once.
+    pub inodes: u64,
+}
+
+/// What a driver found on disk, after it has put right what was half done.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Layers, in no order; each one's parent is there too.
+    pub layers: Vec<LayerRecord>,
+    /// Snapshots, in no order.
+    pub snapshots: Vec<SnapshotRecord>,
+}
+
+/// Why a driver did not do something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// The layer is bad, or could not be written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The machine refused something.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A mount failed.
+    #[error(transparent)]
+    Mount(#[from] crate::mount::detached::MountError),
+}
+
+impl DriverError {
+    /// For `map_err`.
+    pub(crate) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io { action, path: path.into(), source: source.into() }
+    }
+}
+
+/// Gives the layer's tar stream again.
+pub type Reread<'a> = &'a mut dyn FnMut() -> Result<Stream, LayerError>;
+
+/// A storage driver. Calls for different layers and snapshots come at the same time from several threads; for one layer
+/// or snapshot, one comes after the other. `lowers` is always the whole stack, the topmost first.
+///
+/// A layer goes `stage` → `finish` → `seal`, which together are *apply*. After `finish` it can be a parent; only after
+/// `seal` may a restart find it. What a process that died left half done is removed by `load`.
+pub trait Driver: Send + Sync + std::fmt::Debug {
+    /// As `--storage-driver` names it.
+    fn name(&self) -> &'static str;
+
+    /// How it unpacks.
+    fn unpack(&self) -> Unpack;
+
+    /// Puts right what was half done, then tells what is there. Called once, first.
+    fn load(&self) -> Result<Found, DriverError>;
+
+    /// Unpacks a layer into a place of its own. For [`Unpack::Independent`] the parent may not be there yet. A stage that
+    /// fails leaves nothing.
+    fn stage(
+        &self,
+        layer: &LayerRecord,
+        lowers: &[ChainId],
+        stream: Stream,
+        limits: &UnpackLimits,
+    ) -> Result<(), DriverError>;
+
+    /// Completes a staged layer; all of `lowers` are finished. A finish that fails leaves nothing.
+    fn finish(
+        &self,
+        layer: &LayerRecord,
+        lowers: &[ChainId],
+        reread: Reread<'_>,
+        limits: &UnpackLimits,
+    ) -> Result<(), DriverError>;
+
+    /// Drops a staged layer that will not be finished.
+    fn abandon(&self, layer: &LayerRecord);
+
+    /// Makes finished layers durable. They come lowest first.
+    fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError>;
+
+    /// Makes a snapshot.
+    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError>;
+
+    /// What to mount. Doing it twice gives the same.
+    fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError>;
+
+    /// Frees what `activate` took; nothing is mounted from it any more. Doing it twice changes nothing.
+    fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError>;
+
+    /// Makes a writable snapshot, which is in use by nobody, into a layer, and seals it.
+    fn commit(
+        &self,
+        snapshot: &SnapshotRecord,
+        layer: &LayerRecord,
+        lowers: &[ChainId],
+    ) -> Result<(), DriverError>;
+
+    /// Removes a snapshot. What takes long may be done after it returns.
+    fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError>;
+
+    /// Removes a layer that nothing is based on.
+    fn remove_layer(&self, layer: &LayerRecord) -> Result<(), DriverError>;
+
+    /// What the snapshot's own changes take.
+    fn usage(&self, snapshot: &SnapshotRecord) -> Result<Usage, DriverError>;
+}

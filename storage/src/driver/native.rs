@@ -1,0 +1,151 @@
+//! The driver that needs nothing of the kernel: every layer and every snapshot is a whole tree. What it does, one layer
+//! after the other over a copy, is what all others are compared with.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use super::copy::copy_tree;
+use super::store::{Removed, Staging, Store, open_dir, usage};
+use super::{Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage};
+use crate::digest::ChainId;
+use crate::failpoint::failpoint;
+use crate::layer::{Stream, UnpackLimits, apply_onto};
+use crate::mount::{Mount, Mounts};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Native {
+    store: Store,
+    staged: Mutex<HashMap<ChainId, Staging>>,
+}
+
+impl Native {
+    pub(crate) fn open(root: PathBuf) -> Result<Self, DriverError> {
+        Ok(Self { store: Store::open(root)?, staged: Mutex::default() })
+    }
+
+    fn tree(&self, chain: &ChainId) -> PathBuf {
+        self.store.layer(chain).join("fs")
+    }
+
+    /// A copy of `parent`, or an empty directory, in a place of its own.
+    fn copy(&self, parent: Option<&ChainId>) -> Result<Staging, DriverError> {
+        let staging = self.store.stage()?;
+        let tree = staging.mkdir("fs", 0o755)?;
+        let to = open_dir(&tree)?;
+        match parent {
+            Some(parent) => {
+                let from = self.tree(parent);
+                copy_tree(&open_dir(&from)?, &to).map_err(DriverError::io("copy", from))?;
+            }
+            None => rustix::fs::fchmod(&to, rustix::fs::Mode::from_raw_mode(0o755))
+                .map_err(DriverError::io("set up", tree))?,
+        }
+        Ok(staging)
+    }
+
+    fn staged(&self) -> std::sync::MutexGuard<'_, HashMap<ChainId, Staging>> {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Driver for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn unpack(&self) -> Unpack {
+        Unpack::OnParent
+    }
+
+    fn load(&self) -> Result<Found, DriverError> {
+        self.store.load()
+    }
+
+    fn stage(
+        &self,
+        layer: &LayerRecord,
+        lowers: &[ChainId],
+        stream: Stream,
+        limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staging = self.copy(lowers.first())?;
+        apply_onto(open_dir(&staging.path().join("fs"))?, lowers.is_empty(), stream, limits)?;
+        failpoint!("stage.written");
+        self.staged().insert(layer.chain, staging);
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+        _reread: Reread<'_>,
+        _limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staged = self.staged().remove(&layer.chain);
+        match staged {
+            Some(staging) => self.store.place(staging, &layer.chain),
+            None => {
+                let lost = std::io::Error::other("it was not staged");
+                Err(DriverError::io("finish", self.tree(&layer.chain))(lost))
+            }
+        }
+    }
+
+    fn abandon(&self, layer: &LayerRecord) {
+        let staged = self.staged().remove(&layer.chain);
+        drop(staged);
+    }
+
+    fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {
+        self.store.seal(layers)
+    }
+
+    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError> {
+        // A view shows the layer itself.
+        let staging = match (snapshot.kind, lowers.first()) {
+            (SnapshotKind::View, Some(_)) => self.store.stage()?,
+            (_, parent) => self.copy(parent)?,
+        };
+        self.store.place_snapshot(staging, snapshot)
+    }
+
+    fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {
+        let readonly = snapshot.kind == SnapshotKind::View;
+        let source = match lowers.first() {
+            Some(parent) if readonly => self.tree(parent),
+            _ => self.store.snapshot(&snapshot.key).join("fs"),
+        };
+        Ok(Mounts(vec![Mount::Bind { source, readonly }]))
+    }
+
+    fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        snapshot: &SnapshotRecord,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+    ) -> Result<(), DriverError> {
+        self.store.commit(snapshot, "fs", layer, "fs")
+    }
+
+    fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.snapshot(&snapshot.key), Removed::Snapshot)
+    }
+
+    fn remove_layer(&self, layer: &LayerRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.layer(&layer.chain), Removed::Layer)
+    }
+
+    fn usage(&self, snapshot: &SnapshotRecord) -> Result<Usage, DriverError> {
+        match (snapshot.kind, snapshot.parent) {
+            (SnapshotKind::View, Some(_)) => Ok(Usage::default()),
+            _ => usage(&self.store.snapshot(&snapshot.key).join("fs")),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The driver on overlayfs: a directory a layer, stacked by the kernel when a container runs.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::store::{Removed, Staging, Store, open_dir, usage};
+use super::{Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage};
+use crate::digest::ChainId;
+use crate::failpoint::failpoint;
+use crate::layer::{Apart, Finished, Stream, UnpackLimits, apply_apart, apply_onto, copy_dir_meta, finish};
+use crate::mount::{Mount, Mounts, detached};
+
+mod probe;
+
+/// What is never wanted: each makes an overlay depend on more than its directories, so that a layer would not be the
+/// same in another stack (kernel documentation, filesystems/overlayfs.rst).
+const OPTIONS: [&str; 3] = ["index=off", "redirect_dir=off", "metacopy=off"];
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    store: Store,
+    options: Vec<String>,
+    staged: Mutex<HashMap<ChainId, Staged>>,
+}
+
+#[derive(Debug)]
+struct Staged {
+    staging: Staging,
+    apart: Apart,
+}
+
+impl Overlay {
+    /// Opens the driver at `root`, after a real mount has shown that it works there.
+    pub(crate) fn open(root: PathBuf) -> Result<Self, DriverError> {
+        let store = Store::open(root)?;
+        let options = probe::options(&store)?;
+        Ok(Self { store, options, staged: Mutex::default() })
+    }
+
+    fn diff(&self, chain: &ChainId) -> PathBuf {
+        self.store.layer(chain).join("diff")
+    }
+
+    /// The merged tree of a stack, for reading.
+    fn merged(&self, lowers: &[ChainId]) -> Result<Option<OwnedFd>, DriverError> {
+        match lowers {
+            [] => Ok(None),
+            [only] => open_dir(&self.diff(only)).map(Some),
+            all => Ok(Some(detached::open(&self.overlay(all, None))?)),
+        }
+    }
+
+    fn overlay(&self, lowers: &[ChainId], at: Option<&Path>) -> Mount {
+        Mount::Overlay {
+            lower: lowers.iter().map(|chain| self.diff(chain)).collect(),
+            upper: at.map(|at| at.join("diff")),
+            work: at.map(|at| at.join("work")),
+            options: self.options.clone(),
+        }
+    }
+
+    /// Reads the layer again, onto a mount of its parent: the kernel then leaves in the upper directory what differs.
+    fn onto_parent(
+        &self,
+        lowers: &[ChainId],
+        stream: Stream,
+        limits: &UnpackLimits,
+    ) -> Result<Staging, DriverError> {
+        let staging = self.store.stage()?;
+        let diff = staging.mkdir("diff", 0o755)?;
+        if let Some(top) = lowers.first() {
+            like(&self.diff(top), &diff)?;
+            staging.mkdir("work", 0o700)?;
+            let mount = detached::open(&self.overlay(lowers, Some(staging.path())))?;
+            apply_onto(reopen(&mount)?, false, stream, limits)?;
+            drop(mount);
+            super::store::remove_tree(&staging.path().join("work"))?;
+        } else {
+            apply_onto(open_dir(&diff)?, true, stream, limits)?;
+        }
+        Ok(staging)
+    }
+}
+
+/// A mount's root, opened so that it can be read and changed.
+pub(crate) fn reopen(mount: &OwnedFd) -> Result<OwnedFd, DriverError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(mount, ".", flags, Mode::empty()).map_err(DriverError::io("open", "the mounted tree"))
+}
+
+/// Makes the directory `to` look like `from`.
+fn like(from: &Path, to: &Path) -> Result<(), DriverError> {
+    copy_dir_meta(&open_dir(from)?, &open_dir(to)?).map_err(DriverError::io("set up", to))
+}
+
+fn poisoned<T>(lock: std::sync::LockResult<T>) -> T {
+    lock.unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Driver for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn unpack(&self) -> Unpack {
+        Unpack::Independent
+    }
+
+    fn load(&self) -> Result<Found, DriverError> {
+        self.store.load()
+    }
+
+    fn stage(
+        &self,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+        stream: Stream,
+        limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staging = self.store.stage()?;
+        let diff = staging.mkdir("diff", 0o755)?;
+        let apart = apply_apart(open_dir(&diff)?, stream, limits)?;
+        failpoint!("stage.written");
+        poisoned(self.staged.lock()).insert(layer.chain, Staged { staging, apart });
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        layer: &LayerRecord,
+        lowers: &[ChainId],
+        reread: Reread<'_>,
+        limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staged = poisoned(self.staged.lock()).remove(&layer.chain);
+        let Some(Staged { mut staging, apart }) = staged else {
+            let lost = std::io::Error::other("it was not staged");
+            return Err(DriverError::io("finish", self.diff(&layer.chain))(lost));
+        };
+        let finished = match &apart {
+            Apart::NeedsParent => Finished::NeedsParent,
+            Apart::Done(unfinished) => {
+                let parent = self.merged(lowers)?;
+                let root = open_dir(&staging.path().join("diff"))?;
+                finish(&root, unfinished, parent.as_ref().map(AsFd::as_fd))?
+            }
+        };
+        if finished == Finished::NeedsParent {
+            tracing::debug!(chain = %layer.chain, "the layer goes through a lower one; it is unpacked onto its parent");
+            drop(staging);
+            staging = self.onto_parent(lowers, reread()?, limits)?;
+        }
+        self.store.place(staging, &layer.chain)
+    }
+
+    fn abandon(&self, layer: &LayerRecord) {
+        let staged = poisoned(self.staged.lock()).remove(&layer.chain);
+        drop(staged);
+    }
+
+    fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {
+        self.store.seal(layers)
+    }
+
+    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError> {
+        let staging = self.store.stage()?;
+        if snapshot.kind == SnapshotKind::Writable || lowers.is_empty() {
+            let diff = staging.mkdir("diff", 0o755)?;
+            staging.mkdir("work", 0o700)?;
+            match lowers.first() {
+                // What the root directory looks like is what the upper layer says.
+                Some(top) => like(&self.diff(top), &diff)?,
+                None => rustix::fs::chmodat(
+                    rustix::fs::CWD,
+                    &diff,
+                    rustix::fs::Mode::from_raw_mode(0o755),
+                    rustix::fs::AtFlags::empty(),
+                )
+                .map_err(DriverError::io("set up", &diff))?,
+            }
+        }
+        self.store.place_snapshot(staging, snapshot)
+    }
+
+    fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {
+        let at = self.store.snapshot(&snapshot.key);
+        let mount = match (snapshot.kind, lowers) {
+            (kind, []) => Mount::Bind { source: at.join("diff"), readonly: kind == SnapshotKind::View },
+            (SnapshotKind::Writable, all) => self.overlay(all, Some(&at)),
+            (SnapshotKind::View, [only]) => Mount::Bind { source: self.diff(only), readonly: true },
+            (SnapshotKind::View, all) => self.overlay(all, None),
+        };
+        Ok(Mounts(vec![mount]))
+    }
+
+    fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        snapshot: &SnapshotRecord,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+    ) -> Result<(), DriverError> {
+        self.store.commit(snapshot, "diff", layer, "diff")
+    }
+
+    fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.snapshot(&snapshot.key), Removed::Snapshot)
+    }
+
+    fn remove_layer(&self, layer: &LayerRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.layer(&layer.chain), Removed::Layer)
+    }
+
+    fn usage(&self, snapshot: &SnapshotRecord) -> Result<Usage, DriverError> {
+        match (snapshot.kind, snapshot.parent) {
+            (SnapshotKind::View, Some(_)) => Ok(Usage::default()),
+            _ => usage(&self.store.snapshot(&snapshot.key).join("diff")),
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Layers and snapshots as directories, for drivers that keep them so.
+//!
+//! ```text
+//! <root>/layers/<chain, 64 hex>/    diff/ or what the driver keeps, record -> v1/<parent or ->/<diff id>
+//! <root>/snapshots/<key>/           fs/ ...,                        record -> v1/<writable or view>/<parent or ->
+//! <root>/staging/<n>/               being made; moved to one of the above by rename
+//! <root>/trash/<n>/                 being removed; moved here by rename
+//! ```
+//!
+//! A record is the target of a symbolic link: one call makes it whole, and no crash leaves half of it. A layer without a
+//! record is one that was not yet on disk for sure, and start-up removes it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::{DriverError, Found, LayerRecord, SnapshotKey, SnapshotKind, SnapshotRecord, Usage};
+use crate::digest::{ChainId, DiffId, Digest};
+use crate::failpoint::failpoint;
+use crate::layer::{names, remove_all};
+
+const RECORD: &str = "record";
+
+/// The directories of one driver.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+    next: AtomicU64,
+}
+
+impl Store {
+    /// Makes what is not there.
+    pub(crate) fn open(root: PathBuf) -> Result<Self, DriverError> {
+        for dir in ["", "layers", "snapshots", "staging", "trash"] {
+            make_private(&root.join(dir))?;
+        }
+        Ok(Self { root, next: AtomicU64::new(0) })
+    }
+
+    /// Whether a driver has ever kept anything at `root`.
+    pub(crate) fn in_use(root: &Path) -> bool {
+        ["layers", "snapshots"]
+            .iter()
+            .any(|dir| std::fs::read_dir(root.join(dir)).is_ok_and(|mut entries| entries.next().is_some()))
+    }
+
+    pub(crate) fn layer(&self, chain: &ChainId) -> PathBuf {
+        self.root.join("layers").join(chain.0.hex())
+    }
+
+    pub(crate) fn snapshot(&self, key: &SnapshotKey) -> PathBuf {
+        self.root.join("snapshots").join(key.as_str())
+    }
+
+    fn unique(&self, below: &str) -> PathBuf {
+        // Start-up empties these directories, so a counter is enough.
+        self.root.join(below).join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// A new directory that goes away again unless it is moved to its place.
+    pub(crate) fn stage(&self) -> Result<Staging, DriverError> {
+        let path = self.unique("staging");
+        mkdir(&path, 0o700)?;
+        failpoint!("stage.made");
+        Ok(Staging { path: Some(path) })
+    }
+
+    /// Start-up: removes what was being made or removed, and layers that were not recorded, then lists the rest.
+    pub(crate) fn load(&self) -> Result<Found, DriverError> {
+        self.next.store(0, Ordering::Relaxed);
+        let mut found = Found::default();
+        for name in list(&self.root.join("layers"))? {
+            let path = self.root.join("layers").join(OsStr::from_bytes(&name));
+            match layer_record(&name, &path) {
+                Some(record) => found.layers.push(record),
+                None => self.trash(&path)?,
+            }
+        }
+        // A layer is sealed after its parent, so this finds something only after damage from elsewhere.
+        loop {
+            let chains: std::collections::HashSet<_> = found.layers.iter().map(|layer| layer.chain).collect();
+            let (whole, orphans): (Vec<_>, Vec<_>) = std::mem::take(&mut found.layers)
+                .into_iter()
+                .partition(|layer| layer.parent.is_none_or(|parent| chains.contains(&parent)));
+            found.layers = whole;
+            if orphans.is_empty() {
+                break;
+            }
+            for layer in orphans {
+                tracing::warn!(chain = %layer.chain, "removed a layer whose parent is not there");
+                self.trash(&self.layer(&layer.chain))?;
+            }
+        }
+        for name in list(&self.root.join("snapshots"))? {
+            let path = self.root.join("snapshots").join(OsStr::from_bytes(&name));
+            match snapshot_record(&name, &path) {
+                Some(record) => found.snapshots.push(record),
+                None => {
+                    tracing::warn!(path = %path.display(), "removed a snapshot without a record");
+                    self.trash(&path)?;
+                }
+            }
+        }
+        for dir in ["staging", "trash"] {
+            for name in list(&self.root.join(dir))? {
+                let path = self.root.join(dir).join(OsStr::from_bytes(&name));
+                remove_tree(&path)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Moves a finished layer to its place, where it can be a parent but is not yet recorded.
+    pub(crate) fn place(&self, mut staging: Staging, chain: &ChainId) -> Result<(), DriverError> {
+        let to = self.layer(chain);
+        failpoint!("finish.done");
+        rename_new(staging.path(), &to)?;
+        staging.path = None;
+        failpoint!("finish.renamed");
+        Ok(())
+    }
+
+    /// Makes placed layers durable: everything to disk once, then the records, then these.
+    pub(crate) fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {
+        let root = open_dir(&self.root)?;
+        rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root))?;
+        failpoint!("seal.synced");
+        for layer in layers {
+            write_layer_record(&self.layer(&layer.chain), layer)?;
+            failpoint!("seal.recorded");
+        }
+        // The records are in as many directories as there are layers; one call writes them all.
+        rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root))
+    }
+
+    /// Moves a staged snapshot, with its record, to its place. Not synced: a start never waits for the disk, and the
+    /// journal keeps the order of these calls.
+    pub(crate) fn place_snapshot(
+        &self,
+        mut staging: Staging,
+        record: &SnapshotRecord,
+    ) -> Result<(), DriverError> {
+        let kind = match record.kind {
+            SnapshotKind::Writable => "writable",
+            SnapshotKind::View => "view",
+        };
+        write_record(staging.path(), &format!("v1/{kind}/{}", parent_text(record.parent.as_ref())))?;
+        failpoint!("prepare.made");
+        rename_new(staging.path(), &self.snapshot(&record.key))?;
+        staging.path = None;
+        failpoint!("prepare.renamed");
+        Ok(())
+    }
+
+    /// Makes the directory `from` of a snapshot into `to` of a new layer; the snapshot is gone.
+    pub(crate) fn commit(
+        &self,
+        snapshot: &SnapshotRecord,
+        from: &str,
+        layer: &LayerRecord,
+        to: &str,
+    ) -> Result<(), DriverError> {
+        let root = open_dir(&self.root)?;
+        let place = self.snapshot(&snapshot.key);
+        let mut staging = self.stage()?;
+        rename_new(&place.join(from), &staging.path().join(to))?;
+        let made = (|| {
+            rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root))?;
+            write_layer_record(staging.path(), layer)?;
+            failpoint!("commit.recorded");
+            rename_new(staging.path(), &self.layer(&layer.chain))
+        })();
+        if let Err(error) = made {
+            // The content is the user's: it goes back.
+            rename_new(&staging.path().join(to), &place.join(from))?;
+            return Err(error);
+        }
+        staging.path = None;
+        failpoint!("commit.renamed");
+        rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root))?;
+        self.trash(&place)
+    }
+
+    /// Moves a thing out of its place and removes it on a thread of its own.
+    pub(crate) fn remove(&self, path: &Path, point: Removed) -> Result<(), DriverError> {
+        let to = self.unique("trash");
+        match rustix::fs::renameat(CWD, path, CWD, &to) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(DriverError::io("remove", path)(error)),
+        }
+        match point {
+            Removed::Snapshot => {
+                failpoint!("remove.renamed");
+            }
+            Removed::Layer => {
+                failpoint!("remove_layer.renamed");
+            }
+        }
+        let spawned = std::thread::Builder::new().name("storage-trash".into()).spawn(move || {
+            if let Err(error) = remove_tree(&to) {
+                tracing::warn!(%error, path = %to.display(), "could not remove all of it; the next start will");
+            }
+        });
+        // Start-up removes what this did not.
+        drop(spawned);
+        Ok(())
+    }
+
+    fn trash(&self, path: &Path) -> Result<(), DriverError> {
+        // A name that start-up does not take for its own from before.
+        let to = self.root.join("trash").join(format!("old-{}", self.next.fetch_add(1, Ordering::Relaxed)));
+        remove_tree(&to)?;
+        match rustix::fs::renameat(CWD, path, CWD, &to) {
+            Ok(()) | Err(Errno::NOENT) => remove_tree(&to),
+            Err(error) => Err(DriverError::io("remove", path)(error)),
+        }
+    }
+}
+
+/// What is being removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removed {
+    Snapshot,
+    Layer,
+}
+
+/// A directory that is removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    path: Option<PathBuf>,
+}
+
+impl Staging {
+    pub(crate) fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// A new directory in it.
+    pub(crate) fn mkdir(&self, name: &str, mode: u32) -> Result<PathBuf, DriverError> {
+        let path = self.path().join(name);
+        mkdir(&path, mode)?;
+        Ok(path)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.take()
+            && let Err(error) = remove_tree(&path)
+        {
+            tracing::warn!(%error, path = %path.display(), "could not remove a half-made directory; the next start will");
+        }
+    }
+}
+
+/// Opens a directory for reading.
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, DriverError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(DriverError::io("open", path))
+}
+
+pub(crate) fn mkdir(path: &Path, mode: u32) -> Result<(), DriverError> {
+    rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)).map_err(DriverError::io("make", path))
+}
+
+fn make_private(path: &Path) -> Result<(), DriverError> {
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(DriverError::io("make", path)(error)),
+    }
+}
+
+fn rename_new(from: &Path, to: &Path) -> Result<(), DriverError> {
+    rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+        .map_err(DriverError::io("move to", to))
+}
+
+pub(crate) fn remove_tree(path: &Path) -> Result<(), DriverError> {
+    remove_all(CWD, path.as_os_str().as_bytes()).map_err(DriverError::io("remove", path))
+}
+
+fn list(path: &Path) -> Result<Vec<Vec<u8>>, DriverError> {
+    let dir = open_dir(path)?;
+    let names = names(&dir).map_err(DriverError::io("list", path))?;
+    Ok(names.into_iter().map(std::ffi::CString::into_bytes).collect())
+}
+
+fn parent_text(parent: Option<&ChainId>) -> String {
+    parent.map_or_else(|| "-".to_owned(), |parent| parent.0.hex())
+}
+
+/// `None` when the text is neither.
+fn parent_from(text: &str) -> Option<Option<ChainId>> {
+    match text {
+        "-" => Some(None),
+        hex => Digest::from_hex(hex).ok().map(|digest| Some(ChainId(digest))),
+    }
+}
+
+fn write_record(dir: &Path, text: &str) -> Result<(), DriverError> {
+    match rustix::fs::symlinkat(text, CWD, dir.join(RECORD)) {
+        Ok(()) => Ok(()),
+        // Sealed before, by another image with the same layers.
+        Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(DriverError::io("record", dir)(error)),
+    }
+}
+
+fn write_layer_record(dir: &Path, layer: &LayerRecord) -> Result<(), DriverError> {
+    let parent = parent_text(layer.parent.as_ref());
+    write_record(dir, &format!("v1/{parent}/{}", layer.diff_id.0.hex()))
+}
+
+fn record(dir: &Path) -> Option<(String, String)> {
+    let target = std::fs::read_link(dir.join(RECORD)).ok()?;
+    let mut parts = target.to_str()?.split('/');
+    let (version, first, second) = (parts.next()?, parts.next()?, parts.next()?);
+    (version == "v1").then(|| (first.to_owned(), second.to_owned()))
+}
+
+fn layer_record(name: &[u8], dir: &Path) -> Option<LayerRecord> {
+    let chain = ChainId(Digest::from_hex(std::str::from_utf8(name).ok()?).ok()?);
+    let (parent, diff) = record(dir)?;
+    Some(LayerRecord { chain, parent: parent_from(&parent)?, diff_id: DiffId(Digest::from_hex(&diff).ok()?) })
+}
+
+fn snapshot_record(name: &[u8], dir: &Path) -> Option<SnapshotRecord> {
+    let key = SnapshotKey::new(std::str::from_utf8(name).ok()?).ok()?;
+    let (kind, parent) = record(dir)?;
+    let kind = match kind.as_str() {
+        "writable" => SnapshotKind::Writable,
+        "view" => SnapshotKind::View,
+        _ => return None,
+    };
+    Some(SnapshotRecord { key, kind, parent: parent_from(&parent)? })
+}
+
+/// What a tree takes on disk.
+pub(crate) fn usage(root: &Path) -> Result<Usage, DriverError> {
+    let mut usage = Usage::default();
+    let mut seen = std::collections::HashSet::new();
+    let mut todo = vec![open_dir(root)?];
+    while let Some(dir) = todo.pop() {
+        let stat = rustix::fs::fstat(&dir).map_err(DriverError::io("look at", root))?;
+        add(&mut usage, &stat);
+        for name in names(&dir).map_err(DriverError::io("list", root))? {
+            let io =
+                |error: Errno| -> DriverError { DriverError::io("look at", root)(io::Error::from(error)) };
+            let stat = match crate::layer::stat(&dir, name.to_bytes()) {
+                Ok(stat) => stat,
+                // Whoever runs in it removes things meanwhile.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(io(error)),
+            };
+            if crate::layer::kind(&stat) == rustix::fs::FileType::Directory {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                match rustix::fs::openat(&dir, &name, flags, Mode::empty()) {
+                    Ok(inner) => todo.push(inner),
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    Err(error) => return Err(io(error)),
+                }
+            } else if stat.st_nlink == 1 || seen.insert(stat.st_ino) {
+                add(&mut usage, &stat);
+            }
+        }
+    }
+    Ok(usage)
+}
+
+fn add(usage: &mut Usage, stat: &rustix::fs::Stat) {
+    usage.inodes += 1;
+    // stat(2): in units of 512 bytes.
+    usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+}

@@ -1,0 +1,33 @@
+//! From the bytes of a layer to a directory tree.
+//!
+//! ```text
+//! blob ─► Stream (decompress, hash; own thread) ─► tar::Reader (strict) ─► Extractor ─► tree
+//! ```
+//!
+//! An [`Extractor`](extract::Extractor) writes in one of two ways. *Onto* a tree that has the parent's content, as one would unpack
+//! layers one after the other: that is the reference. Or *apart*, into an empty directory that becomes a layer of
+//! overlayfs; what only the parent can tell is added by [`finish`] when the parent is there.
+
+mod error;
+mod extract;
+mod finish;
+mod fs;
+mod limits;
+mod meta;
+mod path;
+mod resolve;
+mod stream;
+mod tar;
+
+pub use error::LayerError;
+pub(crate) use error::shown;
+pub(crate) use extract::{Apart, apply_apart, apply_onto};
+pub(crate) use finish::{Finished, finish};
+pub(crate) use fs::{
+    Attributes, copy_attributes, copy_dir_meta, kind, mtime, names, remove_all, stamps, stat,
+};
+pub use limits::UnpackLimits;
+pub use stream::{Compression, LayerBlob, OpenBlob, Stream};
+
+#[cfg(test)]
+mod tests;

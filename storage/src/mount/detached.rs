@@ -1,0 +1,192 @@
+//! A mount that is attached nowhere: it is reached by its descriptor alone, is in no one's mount table, and is gone
+//! with the last descriptor, also when the process dies (mount(2), fsopen(2), open_tree(2)).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, open_tree,
+};
+
+use super::Mount;
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot mount {what}: {step} failed")]
+pub struct MountError {
+    what: &'static str,
+    step: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+fn failed(what: &'static str, step: &'static str) -> impl Fn(Errno) -> MountError {
+    move |error| MountError { what, step, source: error.into() }
+}
+
+/// How layers are handed to overlayfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverlayWay {
+    /// One by one on a filesystem context (`lowerdir+`, Linux 6.7 and later).
+    Each,
+    /// In one option of mount(2), in a mount namespace of a thread that lives only for this.
+    Page,
+}
+
+/// Mounts `it` and gives the descriptor of its root.
+pub fn open(it: &Mount) -> Result<OwnedFd, MountError> {
+    match it {
+        Mount::Overlay { .. } => match open_overlay(it, OverlayWay::Each) {
+            Err(error) if matches!(error.step, "adding a lower layer" | "making a filesystem context") => {
+                open_overlay(it, OverlayWay::Page)
+            }
+            other => other,
+        },
+        Mount::Bind { source, readonly } => bind(source, *readonly),
+        Mount::Block { device, fstype, options } => block(device, fstype, options),
+    }
+}
+
+/// Mounts an overlay in a way that is chosen.
+pub fn open_overlay(it: &Mount, way: OverlayWay) -> Result<OwnedFd, MountError> {
+    let Mount::Overlay { lower, upper, work, options } = it else { return open(it) };
+    match way {
+        OverlayWay::Each => each(lower, upper.as_deref(), work.as_deref(), options),
+        OverlayWay::Page => page(lower, upper.as_deref(), work.as_deref(), options),
+    }
+}
+
+fn each(
+    lower: &[PathBuf],
+    upper: Option<&Path>,
+    work: Option<&Path>,
+    options: &[String],
+) -> Result<OwnedFd, MountError> {
+    const WHAT: &str = "an overlay";
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(failed(WHAT, "making a filesystem context"))?;
+    fsconfig_set_string(&fs, "source", "overlay").map_err(failed(WHAT, "naming the source"))?;
+    for layer in lower {
+        fsconfig_set_string(&fs, "lowerdir+", layer).map_err(failed(WHAT, "adding a lower layer"))?;
+    }
+    for (key, value) in [("upperdir", upper), ("workdir", work)] {
+        if let Some(value) = value {
+            fsconfig_set_string(&fs, key, value).map_err(failed(WHAT, "adding the upper layer"))?;
+        }
+    }
+    configure(&fs, options).map_err(failed(WHAT, "setting an option"))?;
+    fsconfig_create(&fs).map_err(failed(WHAT, "making the filesystem"))?;
+    let attributes =
+        if upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed(WHAT, "making the mount"))
+}
+
+fn configure(fs: &OwnedFd, options: &[String]) -> Result<(), Errno> {
+    for option in options {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(fs, key, value)?,
+            None => fsconfig_set_flag(fs, option.as_str())?,
+        }
+    }
+    Ok(())
+}
+
+fn page(
+    lower: &[PathBuf],
+    upper: Option<&Path>,
+    work: Option<&Path>,
+    options: &[String],
+) -> Result<OwnedFd, MountError> {
+    const WHAT: &str = "an overlay";
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let target = lower.first();
+    let dir = |path: &Path| {
+        rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed(WHAT, "opening a layer"))
+    };
+    let lower = lower.iter().map(|path| dir(path)).collect::<Result<Vec<_>, _>>()?;
+    let upper = upper.map(dir).transpose()?;
+    let work = work.map(dir).transpose()?;
+    let number = |fd: &OwnedFd| format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
+    // Short names: all options have to fit a page.
+    let short = |fd: &OwnedFd| format!("{}", fd.as_raw_fd());
+    let mut data = format!("lowerdir={}", lower.iter().map(short).collect::<Vec<_>>().join(":"));
+    if let (Some(upper), Some(work)) = (&upper, &work) {
+        data += &format!(",upperdir={},workdir={}", number(upper), number(work));
+    }
+    for option in options {
+        data += ",";
+        data += option;
+    }
+    let readonly = upper.is_none();
+    // Somewhere to mount that is surely there; it is covered in the thread's own namespace only.
+    let target = target.ok_or_else(|| failed(WHAT, "finding a lower layer")(Errno::INVAL))?;
+    std::thread::scope(|scope| {
+        let made = scope.spawn(move || -> Result<OwnedFd, MountError> {
+            use nix::sched::{CloneFlags, unshare};
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).map_err(|error| {
+                failed(WHAT, "making a mount namespace")(Errno::from_raw_os_error(error as i32))
+            })?;
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+                .map_err(failed(WHAT, "making the namespace private"))?;
+            rustix::process::chdir("/proc/thread-self/fd")
+                .map_err(failed(WHAT, "going to the descriptors"))?;
+            let flags = if readonly { MountFlags::RDONLY } else { MountFlags::empty() };
+            let data = std::ffi::CString::new(data)
+                .map_err(|_| failed(WHAT, "writing the options")(Errno::INVAL))?;
+            mount("overlay", target, "overlay", flags, data.as_c_str())
+                .map_err(failed(WHAT, "making the filesystem"))?;
+            open_tree(CWD, target, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+                .map_err(failed(WHAT, "taking the mount"))
+        });
+        made.join().unwrap_or_else(|_| Err(failed(WHAT, "the helping thread")(Errno::CANCELED)))
+    })
+}
+
+fn bind(source: &Path, readonly: bool) -> Result<OwnedFd, MountError> {
+    const WHAT: &str = "a directory";
+    let tree = open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .map_err(failed(WHAT, "taking it"))?;
+    if readonly {
+        set_readonly(&tree).map_err(failed(WHAT, "making it read-only"))?;
+    }
+    Ok(tree)
+}
+
+fn block(device: &Path, fstype: &str, options: &[String]) -> Result<OwnedFd, MountError> {
+    const WHAT: &str = "a block device";
+    let fs =
+        fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(WHAT, "making a filesystem context"))?;
+    fsconfig_set_string(&fs, "source", device).map_err(failed(WHAT, "naming the source"))?;
+    configure(&fs, options).map_err(failed(WHAT, "setting an option"))?;
+    fsconfig_create(&fs).map_err(failed(WHAT, "making the filesystem"))?;
+    let readonly = options.iter().any(|option| option == "ro");
+    let attributes = if readonly { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed(WHAT, "making the mount"))
+}
+
+/// mount_setattr(2), which neither nix nor rustix has.
+fn set_readonly(tree: &impl AsFd) -> Result<(), Errno> {
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the descriptor lives as long as the borrow, the path is a C string, and the structure is one that the
+    // kernel only reads and whose size is given.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
+}

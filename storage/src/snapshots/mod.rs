@@ -1,0 +1,264 @@
+//! Layers and snapshots of one machine, whichever driver keeps them.
+//!
+//! The [`Index`](index::Index) knows what there is and what is based on what; it is in memory, rebuilt at start-up from what the driver
+//! finds, and locked only to look and to note, never over a copy, a mount or a sync.
+
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::digest::{ChainId, DiffId};
+use crate::driver::{Driver, DriverError, LayerRecord, SnapshotKey, SnapshotKind, SnapshotRecord, Usage};
+use crate::mount::Mounts;
+
+mod index;
+mod select;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use index::Index;
+pub use select::{DRIVERS, OpenError};
+pub use unpack::UnpackError;
+
+/// The store of layers and snapshots. Shared by all threads; every call blocks on the disk.
+#[derive(Debug)]
+pub struct Snapshots {
+    driver: Box<dyn Driver>,
+    index: Mutex<Index>,
+    changed: Condvar,
+    slots: unpack::Slots,
+}
+
+/// Why a snapshot is not there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// The parent is not unpacked.
+    #[error("layer {0} is not there; unpack the image first")]
+    NoParent(ChainId),
+    /// The key is taken by another snapshot.
+    #[error("snapshot {0} exists already with another parent or kind; remove it first")]
+    Conflict(SnapshotKey),
+    /// Another call works on the same key.
+    #[error("snapshot {0} is being made or removed")]
+    Busy(SnapshotKey),
+    /// The driver failed.
+    #[error("cannot make snapshot {0}")]
+    Driver(SnapshotKey, #[source] DriverError),
+}
+
+/// Why something was not done with a snapshot that should be there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// There is none.
+    #[error("snapshot {0} is not there")]
+    NotFound(SnapshotKey),
+    /// Another call works on it.
+    #[error("snapshot {0} is being made or removed")]
+    Busy(SnapshotKey),
+    /// The driver failed.
+    #[error("cannot {1} snapshot {0}")]
+    Driver(SnapshotKey, &'static str, #[source] DriverError),
+}
+
+/// Why a snapshot did not become a layer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// There is none, or it is in use.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A view has nothing to commit.
+    #[error("snapshot {0} is a view; only a writable one can be committed")]
+    View(SnapshotKey),
+    /// The layer is there already.
+    #[error("layer {0} exists already")]
+    Exists(ChainId),
+}
+
+/// Why a layer is still there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveLayerError {
+    /// Something is based on it, or is being.
+    #[error("layer {chain} is in use by {by}")]
+    InUse {
+        /// The layer.
+        chain: ChainId,
+        /// What uses it.
+        by: String,
+    },
+    /// The driver failed.
+    #[error("cannot remove layer {0}")]
+    Driver(ChainId, #[source] DriverError),
+}
+
+impl Snapshots {
+    /// Opens the store at `root` with the driver `driver`; without one, with what is in use there already, else with
+    /// the first that works. `opts` are `--storage-opt`. What an earlier process left half done is put right.
+    pub fn open(root: &Path, driver: Option<&str>, opts: &[(String, String)]) -> Result<Self, OpenError> {
+        Self::with_driver(select::select(root, driver, opts)?)
+    }
+
+    /// Opens the store with a driver of the caller's.
+    pub fn with_driver(driver: Box<dyn Driver>) -> Result<Self, OpenError> {
+        let found = driver.load().map_err(|source| OpenError::Load { driver: driver.name(), source })?;
+        let index = Mutex::new(Index::new(found));
+        Ok(Self { driver, index, changed: Condvar::new(), slots: unpack::Slots::default() })
+    }
+
+    /// The driver's name, as `--storage-driver` takes it.
+    pub fn driver(&self) -> &'static str {
+        self.driver.name()
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a writable snapshot on the stack `parent`, or an empty one. Doing it again changes nothing.
+    pub fn prepare(&self, key: &SnapshotKey, parent: Option<&ChainId>) -> Result<(), PrepareError> {
+        self.make(key, SnapshotKind::Writable, parent)
+    }
+
+    /// Makes a snapshot that shows the stack `parent` and cannot be written to. Doing it again changes nothing.
+    pub fn view(&self, key: &SnapshotKey, parent: Option<&ChainId>) -> Result<(), PrepareError> {
+        self.make(key, SnapshotKind::View, parent)
+    }
+
+    fn make(
+        &self,
+        key: &SnapshotKey,
+        kind: SnapshotKind,
+        parent: Option<&ChainId>,
+    ) -> Result<(), PrepareError> {
+        let record = SnapshotRecord { key: key.clone(), kind, parent: parent.copied() };
+        let lowers = {
+            let mut index = self.index();
+            if !index.begin_snapshot(&record)? {
+                return Ok(());
+            }
+            index.stack(parent)
+        };
+        let made = self.driver.prepare(&record, &lowers);
+        self.index().end_snapshot(key, made.is_ok());
+        self.changed.notify_all();
+        made.map_err(|source| PrepareError::Driver(key.clone(), source))
+    }
+
+    /// Looks a snapshot up, without holding anything.
+    fn get(&self, key: &SnapshotKey) -> Result<(SnapshotRecord, Vec<ChainId>), SnapshotError> {
+        let index = self.index();
+        let record = index.snapshot(key)?.clone();
+        let lowers = index.stack(record.parent.as_ref());
+        Ok((record, lowers))
+    }
+
+    /// What to mount for the snapshot. Doing it again gives the same.
+    pub fn activate(&self, key: &SnapshotKey) -> Result<Mounts, SnapshotError> {
+        let (record, lowers) = self.get(key)?;
+        self.driver
+            .activate(&record, &lowers)
+            .map_err(|source| SnapshotError::Driver(key.clone(), "activate", source))
+    }
+
+    /// Frees what [`activate`](Self::activate) took, once nothing is mounted from it. Doing it again, or for a snapshot
+    /// that is not there, changes nothing.
+    pub fn deactivate(&self, key: &SnapshotKey) -> Result<(), SnapshotError> {
+        match self.get(key) {
+            Err(SnapshotError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+            Ok((record, _)) => self
+                .driver
+                .deactivate(&record)
+                .map_err(|source| SnapshotError::Driver(key.clone(), "deactivate", source)),
+        }
+    }
+
+    /// Removes the snapshot with all that was written to it. One that is not there is removed already.
+    pub fn remove(&self, key: &SnapshotKey) -> Result<(), SnapshotError> {
+        let record = match self.index().begin_removal(key) {
+            Err(SnapshotError::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
+        let removed = self
+            .driver
+            .deactivate(&record)
+            .and_then(|()| self.driver.remove(&record))
+            .map_err(|source| SnapshotError::Driver(key.clone(), "remove", source));
+        // A removal that failed leaves the snapshot as it was.
+        self.index().end_snapshot(key, removed.is_err());
+        self.changed.notify_all();
+        removed
+    }
+
+    /// Makes a writable snapshot into the layer `diff_id` on its parent; the snapshot is gone then. Nothing may be mounted
+    /// from it.
+    pub fn commit(&self, key: &SnapshotKey, diff_id: &DiffId) -> Result<ChainId, CommitError> {
+        let (record, layer, lowers) = {
+            let mut index = self.index();
+            let record = index.snapshot(key)?.clone();
+            if record.kind == SnapshotKind::View {
+                return Err(CommitError::View(key.clone()));
+            }
+            let layer = LayerRecord {
+                chain: ChainId::on(record.parent, *diff_id),
+                parent: record.parent,
+                diff_id: *diff_id,
+            };
+            if !index.claim(&layer) {
+                return Err(CommitError::Exists(layer.chain));
+            }
+            index.begin_removal(key)?;
+            let lowers = index.stack(record.parent.as_ref());
+            (record, layer, lowers)
+        };
+        let done =
+            self.driver.deactivate(&record).and_then(|()| self.driver.commit(&record, &layer, &lowers));
+        {
+            let mut index = self.index();
+            index.end_snapshot(key, done.is_err());
+            match done {
+                Ok(()) => {
+                    index.finished(&layer);
+                    index.sealed(&layer.chain);
+                }
+                Err(_) => index.unclaim(&layer.chain),
+            }
+        }
+        self.changed.notify_all();
+        done.map_err(|source| SnapshotError::Driver(key.clone(), "commit", source))?;
+        Ok(layer.chain)
+    }
+
+    /// What was written to the snapshot takes this.
+    pub fn usage(&self, key: &SnapshotKey) -> Result<Usage, SnapshotError> {
+        let (record, _) = self.get(key)?;
+        self.driver.usage(&record).map_err(|source| SnapshotError::Driver(key.clone(), "measure", source))
+    }
+
+    /// All snapshots, by key.
+    pub fn list(&self) -> Vec<SnapshotRecord> {
+        self.index().snapshots()
+    }
+
+    /// All layers that a restart would find, by chain id.
+    pub fn layers(&self) -> Vec<LayerRecord> {
+        self.index().layers()
+    }
+
+    /// Whether the stack is unpacked and durable.
+    pub fn has(&self, chain: &ChainId) -> bool {
+        self.index().is_sealed(chain)
+    }
+
+    /// Removes the topmost layer of a stack that nothing is based on. One that is not there is removed already.
+    pub fn remove_layer(&self, chain: &ChainId) -> Result<(), RemoveLayerError> {
+        let Some(layer) = self.index().begin_layer_removal(chain)? else { return Ok(()) };
+        let removed = self.driver.remove_layer(&layer);
+        self.index().end_layer_removal(&layer, removed.is_err());
+        self.changed.notify_all();
+        removed.map_err(|source| RemoveLayerError::Driver(*chain, source))
+    }
+}
