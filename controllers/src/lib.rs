@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 mod account;
 mod action;
 mod change;
@@ -25,8 +26,12 @@ mod observed;
 mod plan;
 mod record;
 mod restart;
+mod status;
 mod time;
 
+pub use accept::{
+    Changes, Claim, Entry, FileId, FileState, FsId, Ledger, RejectReason, Rejection, SourceSnapshot,
+};
 pub use action::{Act, Action, ActionKind, StorageMode, Why};
 pub use change::{Change, FieldChange, diff};
 pub use container::{Decision, plan_container};
@@ -42,4 +47,5 @@ pub use record::{
     ResolvedImage,
 };
 pub use restart::{Verdict, backoff_delay, pull_delay, retry_delay, verdict};
+pub use status::{StatusInput, container_status};
 pub use time::{BootId, Mono, Now};
