@@ -1,0 +1,210 @@
+//! A driver only for tests, of the kind that device-mapper is: a layer is written over a copy of its parent, on a
+//! filesystem image of its own, and a snapshot is there only while it is active, as a loop device.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+
+use crate::digest::ChainId;
+use crate::driver::copy::content;
+use crate::driver::overlay::reopen;
+use crate::driver::store::{Removed, Staging, Store};
+use crate::driver::{
+    Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage,
+};
+use crate::layer::{Stream, UnpackLimits, apply_onto};
+use crate::mount::{Mount, Mounts, detached};
+
+const IMAGE: &str = "image";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Looped {
+    store: Store,
+    staged: Mutex<HashMap<ChainId, Staging>>,
+}
+
+impl Looped {
+    /// Opens the driver at `root`.
+    pub fn open(root: &Path) -> Result<Self, DriverError> {
+        let store = Store::open(root.to_owned())?;
+        Ok(Self { store, staged: Mutex::default() })
+    }
+
+    fn copy(&self, parent: Option<&ChainId>) -> Result<Staging, DriverError> {
+        let staging = self.store.stage()?;
+        let to = staging.path().join(IMAGE);
+        match parent {
+            Some(parent) => copy_file(&self.store.layer(parent).join(IMAGE), &to)?,
+            None => {
+                std::fs::File::create_new(&to)
+                    .and_then(|file| file.set_len(64 << 20))
+                    .map_err(DriverError::io("make", &to))?;
+                run(Command::new("mkfs.ext4").args(["-q", "-O", "^has_journal", "-N", "4096"]).arg(&to))?;
+                let mount = mount(&to)?;
+                rustix::fs::unlinkat(&mount, "lost+found", AtFlags::REMOVEDIR)
+                    .map_err(DriverError::io("empty", &to))?;
+            }
+        }
+        Ok(staging)
+    }
+
+    fn image(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> PathBuf {
+        match (snapshot.kind, lowers.first()) {
+            (SnapshotKind::View, Some(parent)) => self.store.layer(parent).join(IMAGE),
+            _ => self.store.snapshot(&snapshot.key).join(IMAGE),
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, DriverError> {
+    let program = PathBuf::from(command.get_program());
+    let out = command.output().map_err(DriverError::io("run", &program))?;
+    if out.status.success() {
+        Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    } else {
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        Err(DriverError::io("run", &program)(std::io::Error::other(text)))
+    }
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<(), DriverError> {
+    let open = |path: &Path, flags: OFlags| {
+        rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
+            .map_err(DriverError::io("open", path))
+    };
+    let source = open(from, OFlags::RDONLY)?;
+    let target = open(to, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+    let stat = rustix::fs::fstat(&source).map_err(DriverError::io("look at", from))?;
+    content(&source, &target, &stat).map_err(DriverError::io("copy to", to))
+}
+
+fn attach(image: &Path, readonly: bool) -> Result<PathBuf, DriverError> {
+    let mut command = Command::new("losetup");
+    if readonly {
+        command.arg("--read-only");
+    }
+    run(command.args(["--find", "--show"]).arg(image)).map(PathBuf::from)
+}
+
+/// The image's filesystem; the loop device goes with the mount.
+fn mount(image: &Path) -> Result<OwnedFd, DriverError> {
+    let device = attach(image, false)?;
+    let mounted = detached::open(&Mount::Block {
+        device: device.clone(),
+        fstype: "ext4".to_owned(),
+        options: Vec::new(),
+    });
+    // In use, it goes when the mount does.
+    run(Command::new("losetup").arg("--detach").arg(&device))?;
+    reopen(&mounted?)
+}
+
+fn devices(image: &Path) -> Result<Vec<PathBuf>, DriverError> {
+    let list = run(Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(image))?;
+    Ok(list.lines().map(|line| PathBuf::from(line.trim())).collect())
+}
+
+impl Driver for Looped {
+    fn name(&self) -> &'static str {
+        "looped"
+    }
+
+    fn unpack(&self) -> Unpack {
+        Unpack::OnParent
+    }
+
+    fn load(&self) -> Result<Found, DriverError> {
+        self.store.load()
+    }
+
+    fn stage(
+        &self,
+        layer: &LayerRecord,
+        lowers: &[ChainId],
+        stream: Stream,
+        limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staging = self.copy(lowers.first())?;
+        apply_onto(mount(&staging.path().join(IMAGE))?, lowers.is_empty(), stream, limits)?;
+        self.staged.lock().unwrap().insert(layer.chain, staging);
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+        _reread: Reread<'_>,
+        _limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staging = self.staged.lock().unwrap().remove(&layer.chain).unwrap();
+        self.store.place(staging, &layer.chain)
+    }
+
+    fn abandon(&self, layer: &LayerRecord) {
+        self.staged.lock().unwrap().remove(&layer.chain);
+    }
+
+    fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {
+        self.store.seal(layers)
+    }
+
+    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError> {
+        let staging = match (snapshot.kind, lowers.first()) {
+            (SnapshotKind::View, Some(_)) => self.store.stage()?,
+            (_, parent) => self.copy(parent)?,
+        };
+        self.store.place_snapshot(staging, snapshot)
+    }
+
+    fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {
+        let readonly = snapshot.kind == SnapshotKind::View;
+        let image = self.image(snapshot, lowers);
+        let device = match devices(&image)?.into_iter().next() {
+            Some(device) => device,
+            None => attach(&image, readonly)?,
+        };
+        // Nothing was left to replay.
+        let options = if readonly { vec!["ro".to_owned()] } else { Vec::new() };
+        Ok(Mounts(vec![Mount::Block { device, fstype: "ext4".to_owned(), options }]))
+    }
+
+    fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        let lowers: Vec<ChainId> = snapshot.parent.into_iter().collect();
+        for device in devices(&self.image(snapshot, &lowers))? {
+            run(Command::new("losetup").arg("--detach").arg(device))?;
+        }
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        snapshot: &SnapshotRecord,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+    ) -> Result<(), DriverError> {
+        self.store.commit(snapshot, IMAGE, layer, IMAGE)
+    }
+
+    fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.snapshot(&snapshot.key), Removed::Snapshot)
+    }
+
+    fn remove_layer(&self, layer: &LayerRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.layer(&layer.chain), Removed::Layer)
+    }
+
+    fn usage(&self, snapshot: &SnapshotRecord) -> Result<Usage, DriverError> {
+        use std::os::unix::fs::MetadataExt;
+        let image = self.store.snapshot(&snapshot.key).join(IMAGE);
+        match std::fs::metadata(&image) {
+            Ok(meta) => Ok(Usage { bytes: meta.blocks() * 512, inodes: 1 }),
+            Err(_) => Ok(Usage::default()),
+        }
+    }
+}
