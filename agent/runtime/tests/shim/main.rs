@@ -1,5 +1,6 @@
 //! The shim as it is built, with real processes.
 
+mod log;
 mod support;
 
 use std::time::Duration;
@@ -76,7 +77,7 @@ fn a_deadline_is_kept_without_anyone_connected() {
     let mut shim = Shim::start("trap '' TERM; echo up; exec sleep 1000", &Options::default());
     shim.wait_for_line("up");
     // The asker is gone at once, as an agent that dies.
-    drop(shim.stop(15, Duration::from_millis(100)));
+    let _ = shim.stop(15, Duration::from_millis(100));
     assert_eq!(shim.ended().unwrap().signal, 9);
 }
 
