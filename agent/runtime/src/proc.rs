@@ -1,9 +1,12 @@
 //! Who a process is: (boot id, pid, start time), and signals through a pidfd only.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
+
+#[cfg(test)]
+mod tests;
 
 /// The identity of a process within one boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +135,33 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<bool, ProcError> 
         Err(rustix::io::Errno::SRCH) => Ok(false),
         Err(e) => Err(ProcError::Signal { signal: signal.as_raw(), source: e.into() }),
     }
+}
+
+/// Exit code of a process, 128 + signal for a death by signal, from its pidfd after it is reaped (`PIDFD_GET_INFO` with
+/// `PIDFD_INFO_EXIT`, Linux 6.15 and later); `None` where the kernel does not know it (any more).
+#[must_use]
+pub fn exit_code(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// `struct pidfd_info`, its first published size (`linux/pidfd.h`).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info)
+    const GET_INFO: libc::Ioctl = (3 << 30) | (64 << 16) | (0xff << 8) | 11;
+    const { assert!(size_of::<Info>() == 64) };
+    let mut info = Info { mask: EXIT, ..Info::default() };
+    // SAFETY: the kernel writes at most as much as the size in the request's number says.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    if done != 0 || info.mask & EXIT == 0 {
+        return None;
+    }
+    let signal = info.exit_code & 0x7f;
+    Some(if signal == 0 { (info.exit_code >> 8) & 0xff } else { 128 + signal })
 }
 
 /// Field 22. The name in field 2 may hold spaces and brackets, so fields are counted behind its last bracket.

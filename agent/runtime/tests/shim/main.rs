@@ -1,5 +1,6 @@
 //! The shim as it is built, with real processes.
 
+mod adopt;
 mod log;
 mod support;
 
