@@ -18,9 +18,9 @@ mod signal;
 mod text;
 mod yaml;
 
-pub use admit::{AdmitContext, FieldError, Object, admit, spec_changed};
+pub use admit::{AdmitContext, FieldError, Object, admit, read_accepted, spec_changed};
 pub use container::*;
-pub use crd::crd_yaml;
+pub use crd::{crd, crd_yaml};
 pub use duration::{Duration, ParseDurationError};
 pub use meta::{Generation, Kind, Name, NameError, Namespace, ObjectKey, ParseKindError, Time, Uid};
 pub use quantity::{ParseQuantityError, Quantity};

@@ -1,15 +1,33 @@
 //! From a JSON value to an object, or to what is wrong with it.
 
+mod metadata;
+mod rules;
+mod schema;
+mod support;
+
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
-use crate::{Container, Location, Namespace, ObjectKey, Uid};
+use self::schema::{Errors, Path, Schema};
+use crate::{API_VERSION, Container, Kind, Location, Namespace, ObjectKey, Uid, crd};
+
+/// Kinds that the project has or will have and this version does not run, with the group they are of.
+const NOT_YET: &[(&str, &str)] = &[
+    (crate::GROUP, "Volume"),
+    (crate::GROUP, "DataContainer"),
+    (crate::GROUP, "ContainerSet"),
+    (crate::GROUP, "NodeAgent"),
+    ("", "ConfigMap"),
+    ("", "Secret"),
+];
 
 /// What is known beside the document.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AdmitContext<'a> {
     /// Namespace of an object that names none; `default` when it is not given.
     pub default_namespace: Option<&'a Namespace>,
-    /// The accepted object that this one replaces, for the rules that compare (as [`Object::to_value`] gives it).
+    /// The accepted object that this one replaces, for the rules that compare.
     pub old: Option<&'a Object>,
 }
 
@@ -24,8 +42,22 @@ pub struct FieldError {
     pub location: Option<Location>,
 }
 
+impl FieldError {
+    fn document(message: String) -> Self {
+        Self { path: String::new(), message, location: None }
+    }
+
+    fn field(path: &str, message: String) -> Self {
+        Self { path: path.to_owned(), message, location: None }
+    }
+}
+
 impl std::fmt::Display for FieldError {
+    /// `12:5: spec.imagee: unknown field`, as far as each part is known; a file's name and `:` go before it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(location) = &self.location {
+            write!(f, "{location}: ")?;
+        }
         if self.path.is_empty() {
             f.write_str(&self.message)
         } else {
@@ -43,13 +75,17 @@ pub enum Object {
 }
 
 impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::Container(_) => Kind::Container,
+        }
+    }
+
     /// Its key.
     pub fn key(&self) -> ObjectKey {
         let Object::Container(container) = self;
-        let metadata = &container.metadata;
-        let name = metadata.name.clone().unwrap_or_default();
-        let namespace = metadata.namespace.clone().unwrap_or_default();
-        ObjectKey::container(&namespace, &name).expect("admission checked name and namespace")
+        container.key()
     }
 
     /// Its UID, where it has one.
@@ -66,15 +102,55 @@ impl Object {
 }
 
 /// Admits a document in the API server's order: unknown fields, defaults, schema, CEL rules; then what this version
-/// does not support.
+/// does not support. A `status` in it is dropped, as it is when a spec is written to a server.
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the steps.
-pub fn admit(value: Value, context: &AdmitContext<'_>) -> Result<Object, Vec<FieldError>> {
-    let _ = context;
-    serde_json::from_value(value)
-        .map(|container| Object::Container(Box::new(container)))
-        .map_err(|error| vec![FieldError { path: String::new(), message: error.to_string(), location: None }])
+/// Everything that is wrong, of the first of these steps that finds something; at most a hundred of them.
+pub fn admit(mut value: Value, context: &AdmitContext<'_>) -> Result<Object, Vec<FieldError>> {
+    let kind = read_kind(&value).map_err(|error| vec![error])?;
+    let schema = compiled(kind);
+    if let Value::Object(map) = &mut value {
+        map.remove("status");
+    }
+    metadata::fill(&mut value, context.default_namespace);
+
+    let mut errors = Errors::default();
+    schema.unknown(&value, Path::Root, &mut errors);
+    errors.check()?;
+
+    schema.fill(&mut value);
+
+    let mut errors = Errors::default();
+    schema.check(&value, Path::Root, &mut errors);
+    metadata::check(&value, &mut errors);
+    errors.check()?;
+
+    let old = context.old.map(Object::to_value);
+    rules::check(kind, &value, old.as_ref())?;
+
+    let mut errors = Errors::default();
+    support::check(&value, &mut errors);
+    errors.check()?;
+
+    decode(kind, value)
+}
+
+/// Reads an object that was admitted before, from where it was kept. Rules are not asked again: what was accepted
+/// stays accepted, also by a release with more rules.
+///
+/// # Errors
+/// When it is not of the kind's shape.
+pub fn read_accepted(value: Value) -> Result<Object, Vec<FieldError>> {
+    let kind = read_kind(&value).map_err(|error| vec![error])?;
+    let mut errors = Errors::default();
+    metadata::check(&value, &mut errors);
+    errors.check()?;
+    let object = decode(kind, value)?;
+    let Object::Container(container) = &object;
+    if container.metadata.name.is_none() || container.metadata.namespace.is_none() {
+        return Err(vec![FieldError::field("metadata", "name and namespace are required".to_owned())]);
+    }
+    Ok(object)
 }
 
 /// Whether the defaulted specs of two objects differ, which makes a new generation.
@@ -82,3 +158,67 @@ pub fn spec_changed(old: &Object, new: &Object) -> bool {
     let (Object::Container(old), Object::Container(new)) = (old, new);
     old.spec != new.spec
 }
+
+fn decode(kind: Kind, value: Value) -> Result<Object, Vec<FieldError>> {
+    let decoded = match kind {
+        Kind::Container => {
+            serde_json::from_value(value).map(|container| Object::Container(Box::new(container)))
+        }
+    };
+    decoded.map_err(|error| vec![FieldError::document(error.to_string())])
+}
+
+/// The compiled schema of a kind, with `metadata` and without `status`.
+fn compiled(kind: Kind) -> &'static Schema {
+    static CONTAINER: LazyLock<Schema> = LazyLock::new(|| {
+        let mut schema = crd::schema(Kind::Container).clone();
+        if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.remove("status");
+            properties.insert("metadata".to_owned(), metadata::schema());
+            for name in ["apiVersion", "kind"] {
+                properties.insert(name.to_owned(), serde_json::json!({ "type": "string", "maxLength": 253 }));
+            }
+        }
+        schema["required"] = serde_json::json!(["apiVersion", "kind", "metadata", "spec"]);
+        Schema::compile(&schema).expect("the schema of a kind compiles")
+    });
+    match kind {
+        Kind::Container => &CONTAINER,
+    }
+}
+
+/// Finds the kind of a document.
+fn read_kind(value: &Value) -> Result<Kind, FieldError> {
+    let Value::Object(map) = value else {
+        return Err(FieldError::document(
+            "must be a map with apiVersion, kind, metadata and spec".to_owned(),
+        ));
+    };
+    let text = |name: &str| match map.get(name) {
+        Some(Value::String(text)) => Ok(text.as_str()),
+        Some(_) => Err(FieldError::field(name, "must be a string".to_owned())),
+        None => Err(FieldError::field(name, "is required".to_owned())),
+    };
+    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    if NOT_YET.contains(&(group, kind)) {
+        return Err(FieldError::document(format!("kind {kind}: not supported by this version")));
+    }
+    let known = Kind::ALL.iter().find(|known| known.as_str() == kind);
+    match known {
+        Some(known) if api_version == API_VERSION => Ok(*known),
+        _ => {
+            let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+            let shown = |text: &str| schema::show(&Value::String(text.to_owned()));
+            Err(FieldError::document(format!(
+                "no kind {} in version {}: there is {} in {API_VERSION}",
+                shown(kind),
+                shown(api_version),
+                all.join(", "),
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! Environment variables and where their values come from.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One environment variable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!(has(self.value) && has(self.valueFrom))", "value and valueFrom must not both be set"))]
 pub struct EnvVar {
     /// Name of the variable; without `=`.
     pub name: String,
@@ -18,8 +20,9 @@ pub struct EnvVar {
 }
 
 /// Where the value of a variable comes from: exactly one of these.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.fieldRef), has(self.configMapKeyRef), has(self.secretKeyRef)].filter(set, set).size() == 1", "exactly one of fieldRef, configMapKeyRef and secretKeyRef must be set"))]
 pub struct EnvVarSource {
     /// A field of the container's own object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,8 +71,9 @@ pub struct SecretKeySelector {
 }
 
 /// An object whose entries become variables: exactly one of `configMapRef` and `secretRef`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.configMapRef), has(self.secretRef)].filter(set, set).size() == 1", "exactly one of configMapRef and secretRef must be set"))]
 pub struct EnvFromSource {
     /// Put before each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]

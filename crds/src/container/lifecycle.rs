@@ -1,13 +1,15 @@
 //! Probes and lifecycle hooks.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Signal;
 
 /// Asks the program for its state again and again: exactly one of `exec`, `httpGet`, `tcpSocket` and `grpc`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.exec), has(self.httpGet), has(self.tcpSocket), has(self.grpc)].filter(set, set).size() == 1", "exactly one of exec, httpGet, tcpSocket and grpc must be set"))]
 pub struct Probe {
     /// Runs a program in the container; exit code 0 is success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,8 +138,9 @@ pub struct Lifecycle {
 }
 
 /// A hook: exactly one of these.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.exec), has(self.httpGet), has(self.sleep)].filter(set, set).size() == 1", "exactly one of exec, httpGet and sleep must be set"))]
 pub struct LifecycleHandler {
     /// Runs a program in the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]

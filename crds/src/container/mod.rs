@@ -2,6 +2,7 @@
 
 #![expect(unreachable_pub, reason = "the derive of KubeSchema repeats the struct inside a function")]
 
+mod access;
 mod env;
 mod lifecycle;
 mod resources;
@@ -64,6 +65,11 @@ use crate::Signal;
     printcolumn = r#"{"name":"Image","type":"string","jsonPath":".spec.image","priority":1,"description":"The image that is declared."}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!has(oldSelf.nodeName) || (has(self.nodeName) && self.nodeName == oldSelf.nodeName)", "nodeName is set once and never changed"))]
+#[x_kube(validation = ("!has(self.volumeMounts) || self.volumeMounts.all(mount, has(self.volumes) && self.volumes.exists(volume, volume.name == mount.name))", "every one of volumeMounts must name one of volumes"))]
+#[x_kube(validation = ("!has(self.restart.maxRetries) || self.restartPolicy == 'OnFailure'", "restart.maxRetries needs restartPolicy OnFailure"))]
+#[x_kube(validation = ("self.hostUsers || !((has(self.hostNetwork) && self.hostNetwork) || (has(self.hostPID) && self.hostPID) || (has(self.hostIPC) && self.hostIPC))", "hostUsers must not be false with hostNetwork, hostPID or hostIPC"))]
+#[x_kube(validation = ("!has(self.volumeMounts) || (has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged) || self.volumeMounts.all(mount, !has(mount.mountPropagation) || mount.mountPropagation != 'Bidirectional')", "mountPropagation Bidirectional needs securityContext.privileged"))]
 pub struct ContainerSpec {
     /// Image to run: `[registry/]name[:tag][@digest]`. Without a registry it is `docker.io`, without a tag and digest
     /// it is `latest`.

@@ -1,13 +1,17 @@
 //! Limits: cgroups, rlimits, devices.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Quantity;
 
 /// What the container may use at most, and what is set aside for it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!has(self.limits) || !has(self.requests) || !has(self.limits.cpu) || !has(self.requests.cpu) || quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0", "the request of cpu must not be above its limit"))]
+#[x_kube(validation = ("!has(self.limits) || !has(self.requests) || !has(self.limits.memory) || !has(self.requests.memory) || quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0", "the request of memory must not be above its limit"))]
+#[x_kube(validation = ("!has(self.requests) || !has(self.requests.pids)", "pids has a limit only, no request"))]
 pub struct ResourceRequirements {
     /// The most that the container gets.
     #[serde(default, skip_serializing_if = "ResourceList::is_empty")]
@@ -50,8 +54,9 @@ impl ResourceList {
 }
 
 /// A resource limit of the kernel for each process, `getrlimit(2)`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("self.hard == -1 || (self.soft != -1 && self.soft <= self.hard)", "soft must not be above hard"))]
 pub struct Rlimit {
     /// Which limit: `nofile` and so on.
     pub name: RlimitName,

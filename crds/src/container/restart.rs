@@ -1,5 +1,6 @@
 //! When and how a container is started again.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +40,9 @@ pub struct Restart {
 }
 
 /// The time between an end and the next start: `initial`, times `factor` after each further end, at most `max`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("duration(self.initial) <= duration(self.max)", "initial must not be longer than max"))]
 pub struct Backoff {
     /// The first delay. `0s` restarts at once.
     #[serde(default = "default_initial")]
@@ -82,8 +84,9 @@ pub enum RootfsPolicy {
 }
 
 /// What to do after an end that matches all that is set here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.exitCodes) || has(self.signals) || has(self.oomKilled)", "one of exitCodes, signals and oomKilled must be set"))]
 pub struct RestartRule {
     /// What to do.
     pub action: RuleAction,

@@ -1,11 +1,13 @@
 //! Users, capabilities and confinement, as core/v1 `SecurityContext` has them.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Users, capabilities and confinement of the processes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!has(self.privileged) || !self.privileged || !has(self.allowPrivilegeEscalation) || self.allowPrivilegeEscalation", "allowPrivilegeEscalation must not be false with privileged"))]
 pub struct SecurityContext {
     /// All capabilities and devices, no seccomp filter, nothing masked: root on the host in effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,8 +89,9 @@ pub enum ProfileType {
 }
 
 /// Filter of system calls.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("(self.type == 'Localhost') == has(self.localhostProfile)", "localhostProfile must be set with type Localhost, and only then"))]
 pub struct SeccompProfile {
     /// `RuntimeDefault`, `Unconfined` or `Localhost`.
     #[serde(rename = "type")]
@@ -99,8 +102,9 @@ pub struct SeccompProfile {
 }
 
 /// AppArmor profile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("(self.type == 'Localhost') == has(self.localhostProfile)", "localhostProfile must be set with type Localhost, and only then"))]
 pub struct AppArmorProfile {
     /// `RuntimeDefault`, `Unconfined` or `Localhost`.
     #[serde(rename = "type")]

@@ -1,13 +1,15 @@
 //! Volumes and where they are mounted.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Quantity;
 
 /// A volume that `volumeMounts` can name: exactly one of its sources.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.hostPath), has(self.emptyDir), has(self.volume), has(self.configMap), has(self.secret)].filter(set, set).size() == 1", "exactly one of hostPath, emptyDir, volume, configMap and secret must be set"))]
 pub struct Volume {
     /// Name for `volumeMounts`, an RFC 1123 label.
     pub name: String,
@@ -57,8 +59,9 @@ impl Volume {
 }
 
 /// A file or directory of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!self.path.split('/').exists(part, part == '..')", "path must not contain '..'"))]
 pub struct HostPathVolumeSource {
     /// Absolute path on the host, without `..`.
     pub path: String,
@@ -160,8 +163,9 @@ pub struct SecretVolumeSource {
 }
 
 /// A key and the file for its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!self.path.startsWith('/') && !self.path.split('/').exists(part, part == '..')", "path must be relative and must not contain '..'"))]
 pub struct KeyToPath {
     /// The key.
     pub key: String,
@@ -173,8 +177,10 @@ pub struct KeyToPath {
 }
 
 /// Where a volume is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!self.mountPath.split('/').exists(part, part == '..')", "mountPath must not contain '..'"))]
+#[x_kube(validation = ("!has(self.subPath) || (!self.subPath.startsWith('/') && !self.subPath.split('/').exists(part, part == '..'))", "subPath must be relative and must not contain '..'"))]
 pub struct VolumeMount {
     /// Name of one of `volumes`.
     pub name: String,

@@ -1,24 +1,37 @@
 //! Reading YAML and JSON with bounds, and writing YAML.
 
+mod node;
+
 use serde_json::Value;
 
-/// What a file may cost. See [`read_documents`].
+use self::node::{Node, Places};
+use crate::FieldError;
+
+/// What a file may cost. The reader of the file bounds what it reads by `max_bytes` as well.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// The largest file, in bytes.
     pub max_bytes: usize,
-    /// The most documents in it, and items in its lists.
+    /// The most documents in it, and items in its lists of kind List, together.
     pub max_documents: usize,
     /// How deep maps and lists may nest.
     pub max_depth: usize,
-    /// The most maps, lists and scalars in a file, aliases counted as often as they are used.
+    /// The most maps, lists and scalars in a file.
     pub max_nodes: usize,
+    /// The most nodes that aliases may stand for, in a file.
+    pub max_alias_nodes: usize,
 }
 
 impl Default for Limits {
-    /// 8 MiB, 10,000 documents, 64 deep, 1,000,000 nodes.
+    /// 8 MiB, 25,000 documents, 64 deep, 1,000,000 nodes, 10,000 of them by aliases.
     fn default() -> Self {
-        Self { max_bytes: 8 << 20, max_documents: 10_000, max_depth: 64, max_nodes: 1_000_000 }
+        Self {
+            max_bytes: 8 << 20,
+            max_documents: 25_000,
+            max_depth: 64,
+            max_nodes: 1_000_000,
+            max_alias_nodes: 10_000,
+        }
     }
 }
 
@@ -31,13 +44,34 @@ pub struct Location {
     pub column: u64,
 }
 
-/// One document of a file.
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// One document of a file, or one item of a List in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
     /// Its content.
     pub value: Value,
-    /// Line of its first key.
+    /// Line of its first key, from 1.
     pub first_line: u64,
+    places: Places,
+}
+
+impl Document {
+    /// The place of the key at a path such as `spec.volumes[0].name`, or of what is nearest above it.
+    pub fn locate(&self, path: &str) -> Location {
+        self.places.find(path)
+    }
+
+    /// Gives errors about this document their places.
+    pub fn locate_all(&self, errors: &mut [FieldError]) {
+        for error in errors {
+            error.location = Some(self.locate(&error.path));
+        }
+    }
 }
 
 /// Why a file cannot be read.
@@ -52,21 +86,114 @@ pub struct ParseError {
     pub message: String,
 }
 
-/// Reads the documents of a YAML or JSON file.
-///
-/// # Errors
-/// The first thing that is wrong with it.
-pub fn read_documents(bytes: &[u8], limits: &Limits) -> Result<Vec<Document>, ParseError> {
-    let fail = |message: String| ParseError { line: 1, column: 1, message };
-    if bytes.len() > limits.max_bytes {
-        return Err(fail(format!("file has more than {} bytes", limits.max_bytes)));
+impl ParseError {
+    fn new(at: Location, message: String) -> Self {
+        Self { line: at.line, column: at.column, message }
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| fail(error.to_string()))?;
-    let values: Vec<Value> = serde_yaml::from_multiple(text).map_err(|error| fail(error.to_string()))?;
-    Ok(values.into_iter().map(|value| Document { value, first_line: 1 }).collect())
 }
 
-/// Writes a value as YAML, keys in the order that the value has them in.
-pub fn to_yaml<T: serde::Serialize>(value: &T) -> String {
-    serde_yaml::to_string(value).expect("plain data can be written as YAML")
+/// Reads the documents of a YAML or JSON file. Empty documents are left out; of a `List`, each item is a document.
+///
+/// # Errors
+/// The first thing that is wrong: syntax, a key that is there twice, or a limit that is passed.
+pub fn read_documents(bytes: &[u8], limits: &Limits) -> Result<Vec<Document>, ParseError> {
+    const START: Location = Location { line: 1, column: 1 };
+    if bytes.len() > limits.max_bytes {
+        let message = format!("file has {} bytes, at most {} are read", bytes.len(), limits.max_bytes);
+        return Err(ParseError::new(START, message));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = before.split(|byte| *byte == b'\n').count();
+        let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+        let at = Location {
+            line: u64::try_from(line).unwrap_or(u64::MAX),
+            column: u64::try_from(column).unwrap_or(u64::MAX),
+        };
+        ParseError::new(at, "file is not UTF-8".to_owned())
+    })?;
+    let nodes: Vec<Node> =
+        serde_yaml::from_multiple_with_options(text, options(limits)).map_err(|error| {
+            let at = error
+                .location()
+                .map_or(START, |at| Location { line: at.line().max(1), column: at.column().max(1) });
+            ParseError::new(at, plain_message(&error))
+        })?;
+
+    let mut documents = Vec::with_capacity(nodes.len());
+    let mut add = |node: Node| {
+        if documents.len() >= limits.max_documents {
+            let message = format!("more than {} documents", limits.max_documents);
+            return Err(ParseError::new(node.location(), message));
+        }
+        let (value, places) = node.split();
+        let first_line = places.find("").line;
+        documents.push(Document { value, first_line, places });
+        Ok(())
+    };
+    for node in nodes {
+        if node.is_null() {
+            continue;
+        }
+        if node.text("kind") != Some("List") || node.text("apiVersion") != Some("v1") {
+            add(node)?;
+            continue;
+        }
+        let at = node.location();
+        let items = node
+            .take_list("items")
+            .ok_or_else(|| ParseError::new(at, "items: a List must have a list of items".to_owned()))?;
+        items.into_iter().filter(|item| !item.is_null()).try_for_each(&mut add)?;
+    }
+    Ok(documents)
 }
+
+fn options(limits: &Limits) -> serde_yaml::Options {
+    let budget = serde_yaml::budget! {
+        max_reader_input_bytes: Some(limits.max_bytes),
+        max_depth: limits.max_depth,
+        flow_nesting_limit: limits.max_depth,
+        max_documents: limits.max_documents,
+        max_nodes: limits.max_nodes,
+        // A map of n scalars has n + 2 events, and each document two more.
+        max_events: limits.max_nodes.saturating_mul(3),
+        max_aliases: limits.max_alias_nodes,
+        max_anchors: limits.max_alias_nodes,
+        max_recorded_anchor_events: limits.max_alias_nodes,
+        max_recorded_anchor_bytes: limits.max_bytes,
+        max_total_scalar_bytes: limits.max_bytes,
+        max_total_comment_bytes: limits.max_bytes,
+        // A file may open with any number of comment lines; their bytes are bounded above.
+        max_buffered_comment_events: limits.max_nodes,
+    };
+    serde_yaml::options! {
+        budget: budget,
+        alias_limits: serde_yaml::alias_limits! {
+            max_total_replayed_events: limits.max_alias_nodes,
+            max_replay_stack_depth: 16,
+            max_alias_expansions_per_anchor: limits.max_alias_nodes,
+        },
+        // As kubectl reads it: modes such as 0644 are octal.
+        legacy_octal_numbers: true,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}
+
+/// The message without its place, which the error has beside it.
+fn plain_message(error: &serde_yaml::DeserializeError) -> String {
+    let text = error.without_snippet().to_string();
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    let line = line.rsplit_once(" at line ").map_or(line, |(message, _)| message);
+    // Advice for programmers is none for people who write files.
+    line.strip_suffix(", set DuplicateKeyPolicy in Options if acceptable").unwrap_or(line).to_owned()
+}
+
+/// Writes a value as YAML: maps in the order that the value has, which for JSON is that of the alphabet.
+pub fn to_yaml<T: serde::Serialize>(value: &T) -> String {
+    let options = serde_yaml::ser_options! { compact_list_indent: true, folded_wrap_chars: usize::MAX };
+    serde_yaml::to_string_with_options(value, options).expect("plain data can be written as YAML")
+}
+
+#[cfg(test)]
+mod tests;
