@@ -38,7 +38,9 @@ pub fn hex(bytes: &[u8]) -> String {
 /// SHA-256 of a file's content, by coreutils: many times faster than an unoptimised build of ours.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let text = process::run("sha256sum", [Path::new("--"), path])?;
-    text.get(..64).map(str::to_owned).with_context(|| format!("sha256sum of {} printed {text:?}", path.display()))
+    text.get(..64)
+        .map(str::to_owned)
+        .with_context(|| format!("sha256sum of {} printed {text:?}", path.display()))
 }
 
 /// Holds the cache for itself while it lives: two test runs never prepare the same entry at once.

@@ -11,14 +11,23 @@ fn the_registry_serves_every_image_by_digest() -> Result<()> {
         let image = image()?;
         let (host, rest) = reference.split_once('/').context("a reference without a registry")?;
         let (name, tag) = rest.split_once(':').context("a reference without a tag")?;
-        let accept = [("Accept", "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json")];
+        let accept = [(
+            "Accept",
+            "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json",
+        )];
         let answer = http::tcp(host, "GET", &format!("/v2/{name}/manifests/{tag}"), &accept, &[])?;
         ensure!(answer.status == 200, "{reference}: {}", answer.text());
-        ensure!(answer.header("docker-content-digest") == Some(image.digest.as_str()), "{reference} has another digest");
+        ensure!(
+            answer.header("docker-content-digest") == Some(image.digest.as_str()),
+            "{reference} has another digest"
+        );
         for part in image.parts()? {
             let digest = part["digest"].as_str().context("no digest")?;
             let blob = http::tcp(host, "HEAD", &format!("/v2/{name}/blobs/{digest}"), &[], &[])?;
-            ensure!(blob.header("content-length") == Some(&part["size"].to_string()), "{reference} lacks {digest}");
+            ensure!(
+                blob.header("content-length") == Some(&part["size"].to_string()),
+                "{reference} lacks {digest}"
+            );
         }
     }
     Ok(())
@@ -31,9 +40,14 @@ fn the_clients_run_on_this_host() -> Result<()> {
     for error in [
         catalog.redis_cli(port, &["ping"]).map_or_else(|error| format!("{error:#}"), |text| text),
         catalog.psql(port, "select 1").map_or_else(|error| format!("{error:#}"), |text| text),
-        catalog.curl(&format!("http://127.0.0.1:{port}/")).map_or_else(|error| format!("{error:#}"), |text| text),
+        catalog
+            .curl(&format!("http://127.0.0.1:{port}/"))
+            .map_or_else(|error| format!("{error:#}"), |text| text),
     ] {
-        ensure!(error.to_lowercase().contains("connect"), "nothing listens on {port}, and the client said: {error}");
+        ensure!(
+            error.to_lowercase().contains("connect"),
+            "nothing listens on {port}, and the client said: {error}"
+        );
     }
     Ok(())
 }

@@ -1,2 +1,18 @@
-//! Black-box tests. One behaviour each; run one by its name: `cargo test -p stower-e2e -- hold::stop_survives`.
+//! Black-box tests, one behaviour each. Run one by its name: `cargo test -p stower-e2e -- holds::stop_holds`.
+//!
+//! `../../README.md` has the rules for a new one.
+
+mod bad_input;
+mod command_line;
+mod directory;
 mod harness;
+mod holds;
+mod images;
+mod isolation;
+mod logs;
+mod observability;
+mod restarts;
+mod services;
+mod steady;
+mod support;
+mod survival;
