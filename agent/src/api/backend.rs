@@ -1,0 +1,129 @@
+//! What the API needs of the node: a port of its own, so that its tests run on objects in memory.
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use stower_crds::ObjectKey;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::{
+    events::EventView,
+    node::{
+        ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
+    },
+};
+
+/// What the API asks of the node; each method is that of [`Node`].
+pub trait Backend: Send + Sync + 'static {
+    /// See [`Node::view`].
+    fn view(&self) -> Arc<View>;
+    /// See [`Node::watch`].
+    fn watch(&self) -> broadcast::Receiver<Change>;
+    /// See [`Node::events`].
+    fn events(&self) -> Vec<EventView>;
+    /// See [`Node::watch_events`].
+    fn watch_events(&self) -> broadcast::Receiver<EventView>;
+    /// See [`Node::apply`].
+    fn apply(&self, object: Value, dry_run: bool) -> BoxFuture<'_, Result<Applied, ApiError>>;
+    /// See [`Node::delete`].
+    fn delete<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Arc<ObjectView>, ApiError>>;
+    /// See [`Node::operate`].
+    fn operate<'a>(&'a self, key: &'a ObjectKey, op: Operation) -> BoxFuture<'a, Result<(), ApiError>>;
+    /// See [`Node::plan`].
+    fn plan(&self) -> BoxFuture<'_, Result<Vec<String>, ApiError>>;
+    /// See [`Node::dump`].
+    fn dump(&self) -> BoxFuture<'_, String>;
+    /// See [`Node::ping`].
+    fn ping(&self) -> BoxFuture<'_, Result<(), ApiError>>;
+    /// See [`Node::images`]; may read the disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn images(&self) -> Result<Vec<ImageView>, ApiError>;
+    /// See [`Node::pull`].
+    fn pull(
+        &self,
+        reference: String,
+        progress: mpsc::Sender<PullProgress>,
+    ) -> BoxFuture<'_, Result<ImageView, ApiError>>;
+    /// See [`Node::import`].
+    fn import(&self, path: PathBuf, name: Option<String>) -> BoxFuture<'_, Result<Vec<ImageView>, ApiError>>;
+    /// See [`Node::remove_image`].
+    fn remove_image(&self, reference: String) -> BoxFuture<'_, Result<String, ApiError>>;
+    /// See [`Node::logs`].
+    ///
+    /// # Errors
+    /// When there is no such container.
+    fn logs(&self, key: &ObjectKey) -> Result<PathBuf, ApiError>;
+    /// See [`Node::ready`].
+    ///
+    /// # Errors
+    /// What the agent still waits for.
+    fn ready(&self) -> Result<(), Vec<String>>;
+    /// See [`Node::metrics_text`].
+    fn metrics_text(&self) -> String;
+    /// See [`Node::issues`].
+    fn issues(&self) -> Vec<SourceIssue>;
+}
+
+impl Backend for Node {
+    fn view(&self) -> Arc<View> {
+        self.view()
+    }
+    fn watch(&self) -> broadcast::Receiver<Change> {
+        self.watch()
+    }
+    fn events(&self) -> Vec<EventView> {
+        self.events()
+    }
+    fn watch_events(&self) -> broadcast::Receiver<EventView> {
+        self.watch_events()
+    }
+    fn apply(&self, object: Value, dry_run: bool) -> BoxFuture<'_, Result<Applied, ApiError>> {
+        Box::pin(self.apply(object, dry_run))
+    }
+    fn delete<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Arc<ObjectView>, ApiError>> {
+        Box::pin(self.delete(key))
+    }
+    fn operate<'a>(&'a self, key: &'a ObjectKey, op: Operation) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(self.operate(key, op))
+    }
+    fn plan(&self) -> BoxFuture<'_, Result<Vec<String>, ApiError>> {
+        Box::pin(self.plan())
+    }
+    fn dump(&self) -> BoxFuture<'_, String> {
+        Box::pin(self.dump())
+    }
+    fn ping(&self) -> BoxFuture<'_, Result<(), ApiError>> {
+        Box::pin(self.ping())
+    }
+    fn images(&self) -> Result<Vec<ImageView>, ApiError> {
+        self.images()
+    }
+    fn pull(
+        &self,
+        reference: String,
+        progress: mpsc::Sender<PullProgress>,
+    ) -> BoxFuture<'_, Result<ImageView, ApiError>> {
+        Box::pin(async move { self.pull(&reference, progress).await })
+    }
+    fn import(&self, path: PathBuf, name: Option<String>) -> BoxFuture<'_, Result<Vec<ImageView>, ApiError>> {
+        Box::pin(self.import(path, name))
+    }
+    fn remove_image(&self, reference: String) -> BoxFuture<'_, Result<String, ApiError>> {
+        Box::pin(async move { self.remove_image(&reference).await })
+    }
+    fn logs(&self, key: &ObjectKey) -> Result<PathBuf, ApiError> {
+        self.logs(key)
+    }
+    fn ready(&self) -> Result<(), Vec<String>> {
+        self.ready()
+    }
+    fn metrics_text(&self) -> String {
+        self.metrics_text()
+    }
+    fn issues(&self) -> Vec<SourceIssue> {
+        self.issues()
+    }
+}

@@ -1,0 +1,57 @@
+//! Discovery: which groups, versions and kinds there are, in Kubernetes' words.
+
+use axum::response::Response;
+use serde_json::{Value, json};
+use stower_crds::Kind;
+
+use super::{GROUP, VERSION, status::ok};
+
+fn this_group() -> Value {
+    let version = json!({"groupVersion": format!("{GROUP}/{VERSION}"), "version": VERSION});
+    json!({"name": GROUP, "versions": [version], "preferredVersion": version})
+}
+
+pub(super) async fn groups() -> Response {
+    ok(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [this_group()]}))
+}
+
+pub(super) async fn group() -> Response {
+    let mut group = this_group();
+    group["kind"] = "APIGroup".into();
+    group["apiVersion"] = "v1".into();
+    ok(&group)
+}
+
+pub(super) async fn resources() -> Response {
+    let mut resources = Vec::new();
+    for kind in Kind::ALL {
+        let entry = |name: String, verbs: &[&str]| json!({"name": name, "singularName": kind.singular(), "namespaced": true, "kind": kind.as_str(), "verbs": verbs});
+        let mut whole =
+            entry(kind.plural().to_owned(), &["create", "delete", "get", "list", "patch", "update", "watch"]);
+        whole["shortNames"] = json!(kind.short_names());
+        resources.push(whole);
+        resources.push(entry(format!("{}/status", kind.plural()), &["get"]));
+        if *kind == Kind::Container {
+            resources.push(entry(format!("{}/log", kind.plural()), &["get"]));
+            resources.push(entry(format!("{}/hold", kind.plural()), &["create"]));
+        }
+    }
+    ok(&json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": format!("{GROUP}/{VERSION}"),
+        "resources": resources,
+    }))
+}
+
+pub(super) async fn core_versions() -> Response {
+    ok(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}))
+}
+
+pub(super) async fn core_resources() -> Response {
+    let events = json!({
+        "name": "events", "singularName": "event", "namespaced": true, "kind": "Event",
+        "verbs": ["list", "watch"], "shortNames": ["ev"],
+    });
+    ok(&json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [events]}))
+}

@@ -1,0 +1,174 @@
+//! The latest changes, kept so that a watch can begin at a version that has passed and a slow one holds up nobody.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use stower_crds::ObjectKey;
+use tokio::sync::{broadcast, watch};
+
+use super::backend::Backend;
+use crate::node::{Change, ObjectView};
+
+/// How many changes are kept.
+const KEPT: usize = 4096;
+
+/// One change, with what was there before it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The resource version of the change.
+    pub(super) version: u64,
+    /// What is there now; `None` when it is gone.
+    pub(super) now: Option<Arc<ObjectView>>,
+    /// What was there before.
+    pub(super) before: Option<Arc<ObjectView>>,
+}
+
+/// The latest changes.
+#[derive(Debug)]
+pub(super) struct Hub {
+    kept: Mutex<Kept>,
+    /// Raised with each change, to wake watches.
+    signal: watch::Sender<u64>,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    entries: VecDeque<Arc<Entry>>,
+    /// The place of the first entry in the order of all changes ever.
+    first: u64,
+    /// Changes up to this version are no longer kept.
+    floor: u64,
+    /// The version of the last change.
+    last: u64,
+    known: HashMap<ObjectKey, Arc<ObjectView>>,
+}
+
+/// A place in the order of all changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cursor(u64);
+
+/// The changes asked for are no longer kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Gone;
+
+impl Hub {
+    /// A hub that knows what is there now, and the changes that it is to be fed with.
+    pub(super) fn new(backend: &dyn Backend) -> (Arc<Self>, broadcast::Receiver<Change>) {
+        Self::with_limit(backend, KEPT)
+    }
+
+    pub(super) fn with_limit(
+        backend: &dyn Backend,
+        limit: usize,
+    ) -> (Arc<Self>, broadcast::Receiver<Change>) {
+        let changes = backend.watch();
+        let mut kept = Kept { entries: VecDeque::new(), first: 0, floor: 0, last: 0, known: HashMap::new() };
+        kept.restart(backend);
+        (Arc::new(Self { kept: Mutex::new(kept), signal: watch::channel(0).0, limit }), changes)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes changes until the node is gone.
+    pub(super) async fn feed(&self, mut changes: broadcast::Receiver<Change>, backend: &dyn Backend) {
+        loop {
+            match changes.recv().await {
+                Ok(change) => self.add(change, backend),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    // What was missed is not known: every watch begins anew.
+                    changes = changes.resubscribe();
+                    let mut kept = self.kept();
+                    kept.first += u64::try_from(kept.entries.len()).unwrap_or(0) + 1;
+                    kept.entries.clear();
+                    kept.restart(backend);
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+            self.signal.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
+    fn add(&self, change: Change, backend: &dyn Backend) {
+        let mut kept = self.kept();
+        let entry = match change {
+            Change::Added(object) | Change::Modified(object) => {
+                if object.resource_version <= kept.floor {
+                    // The view that this hub began with has it already.
+                    return;
+                }
+                let before = kept.known.insert(object.key.clone(), Arc::clone(&object));
+                Entry { version: object.resource_version, now: Some(object), before }
+            }
+            Change::Deleted(object) => {
+                let version = if object.resource_version > kept.last {
+                    object.resource_version
+                } else {
+                    backend.view().resource_version.max(kept.last)
+                };
+                let before = kept.known.remove(&object.key).or(Some(object));
+                Entry { version, now: None, before }
+            }
+        };
+        kept.last = kept.last.max(entry.version);
+        kept.entries.push_back(Arc::new(entry));
+        if kept.entries.len() > self.limit {
+            if let Some(old) = kept.entries.pop_front() {
+                kept.floor = kept.floor.max(old.version);
+            }
+            kept.first += 1;
+        }
+    }
+
+    /// Where the changes to come begin.
+    pub(super) fn end(&self) -> Cursor {
+        let kept = self.kept();
+        Cursor(kept.first + u64::try_from(kept.entries.len()).unwrap_or(0))
+    }
+
+    /// Where the changes after a version begin, if they are all still kept. Changes before it may follow too.
+    pub(super) fn after(&self, version: u64) -> Result<Cursor, Gone> {
+        let kept = self.kept();
+        if version < kept.floor {
+            return Err(Gone);
+        }
+        let skip = kept.entries.iter().take_while(|entry| entry.version <= version).count();
+        Ok(Cursor(kept.first + u64::try_from(skip).unwrap_or(0)))
+    }
+
+    /// The next changes, at most `most` of them, and where those after them begin.
+    pub(super) fn read(&self, from: Cursor, most: usize) -> Result<(Vec<Arc<Entry>>, Cursor), Gone> {
+        let kept = self.kept();
+        let skip = from.0.checked_sub(kept.first).ok_or(Gone)?;
+        let skip = usize::try_from(skip).map_err(|_| Gone)?;
+        let entries: Vec<_> = kept.entries.iter().skip(skip).take(most).cloned().collect();
+        let next = Cursor(from.0 + u64::try_from(entries.len()).unwrap_or(0));
+        Ok((entries, next))
+    }
+
+    /// The version of the last change.
+    pub(super) fn version(&self) -> u64 {
+        self.kept().last
+    }
+
+    /// Is woken by each change after this call.
+    pub(super) fn signal(&self) -> watch::Receiver<u64> {
+        self.signal.subscribe()
+    }
+}
+
+impl Kept {
+    fn restart(&mut self, backend: &dyn Backend) {
+        let view = backend.view();
+        self.floor = view.resource_version;
+        self.last = self.last.max(view.resource_version);
+        self.known = view.objects.iter().map(|(key, object)| (key.clone(), Arc::clone(object))).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests;

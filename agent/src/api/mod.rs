@@ -1,0 +1,128 @@
+//! The local API: Kubernetes-style REST on the agent's unix socket.
+//!
+//! ```text
+//! unix socket ─► server (bounds) ─► routes ─► objects | events | logs | images | node ─► Backend (the node)
+//!                                                └─ watch ◄── hub ◄── the node's changes
+//! ```
+//!
+//! Readers take the node's immutable view and never wait for the reconcile loop; writers send it a message and wait
+//! for the answer within a deadline. Nothing here decides anything about containers.
+
+mod backend;
+mod body;
+mod discovery;
+mod events;
+mod hub;
+mod images;
+mod listen;
+mod logs;
+mod node;
+mod objects;
+mod query;
+mod selector;
+mod server;
+mod stall;
+mod status;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+
+pub use self::{
+    backend::Backend,
+    listen::{BindError, Listener},
+};
+use self::{hub::Hub, server::Limits};
+
+/// The group of all kinds.
+pub const GROUP: &str = "stower.dev";
+/// The version of all kinds.
+pub const VERSION: &str = "v1alpha1";
+/// The annotation, added to what is shown and taken off what is applied, that says who declared an object. The
+/// kubelet says so of static pods in `kubernetes.io/config.source`.
+pub const SOURCE_ANNOTATION: &str = "stower.dev/source";
+/// The header of an answer to apply: `created`, `configured` or `unchanged`.
+pub const OUTCOME_HEADER: &str = "stower-outcome";
+
+/// What a handler has at hand.
+#[derive(Clone)]
+struct Api {
+    backend: Arc<dyn Backend>,
+    hub: Arc<Hub>,
+    /// Held while a precondition is checked and the change is made, so that no other request comes between.
+    writes: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Serves until the listener fails for good; drop the future to stop, which ends every connection.
+pub async fn serve<B: Backend>(backend: Arc<B>, listener: Listener) {
+    serve_with(backend, listener, Limits::default()).await;
+}
+
+async fn serve_with(backend: Arc<dyn Backend>, listener: Listener, limits: Limits) {
+    let (hub, changes) = Hub::new(&*backend);
+    let router = router(Api { backend: Arc::clone(&backend), hub: Arc::clone(&hub), writes: Arc::default() });
+    tokio::join!(hub.feed(changes, &*backend), server::run(listener, router, limits));
+}
+
+fn router(api: Api) -> Router {
+    let all = format!("/apis/{GROUP}/{VERSION}/{{plural}}");
+    let list = format!("/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{{plural}}");
+    let one = format!("{list}/{{name}}");
+    Router::new()
+        .route("/api", get(discovery::core_versions))
+        .route("/api/v1", get(discovery::core_resources))
+        .route("/apis", get(discovery::groups))
+        .route(&format!("/apis/{GROUP}"), get(discovery::group))
+        .route(&format!("/apis/{GROUP}/{VERSION}"), get(discovery::resources))
+        .route("/version", get(node::version))
+        .route(&all, get(objects::list_all))
+        .route(&list, get(objects::list).post(objects::create))
+        .route(&one, get(objects::get).put(objects::replace).patch(objects::patch).delete(objects::delete))
+        .route(&format!("{one}/status"), get(objects::get))
+        .route(&format!("{one}/hold"), post(objects::hold))
+        .route(&format!("{one}/log"), get(logs::read))
+        .route("/api/v1/events", get(events::list_all))
+        .route("/api/v1/namespaces/{namespace}/events", get(events::list))
+        .route("/v1/plan", get(node::plan))
+        .route("/v1/dump", get(node::dump))
+        .route("/v1/issues", get(node::issues))
+        .route("/v1/version", get(node::version))
+        .route("/v1/images", get(images::list).delete(images::remove))
+        .route("/v1/images/pull", post(images::pull))
+        .route("/v1/images/import", post(images::import))
+        .route("/ping", get(node::ping))
+        .route("/healthz", get(node::ping))
+        .route("/livez", get(node::ping))
+        .route("/readyz", get(node::ready))
+        .route("/metrics", get(node::metrics))
+        .layer(middleware::map_response(status::as_status))
+        .with_state(api)
+}
+
+/// What this program is, in the shape of Kubernetes' `/version`.
+#[must_use]
+pub fn version() -> Value {
+    json!({
+        "major": env!("CARGO_PKG_VERSION_MAJOR"),
+        "minor": env!("CARGO_PKG_VERSION_MINOR"),
+        "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")),
+        "platform": format!("linux/{}", architecture()),
+    })
+}
+
+/// This machine's architecture as Go and OCI name it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! The node itself: health, metrics, plan, dump, and the files that could not be taken.
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde_json::json;
+
+use super::{
+    Api,
+    query::Params,
+    status::{HEALTH_TEXT, Refusal, ok, text},
+};
+
+pub(super) async fn version() -> Response {
+    ok(&super::version())
+}
+
+pub(super) async fn plan(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    let actions = api.backend.plan().await?;
+    Ok(ok(&json!({"kind": "Plan", "actions": actions})))
+}
+
+pub(super) async fn dump(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    Ok(text("text/plain; charset=utf-8", api.backend.dump().await))
+}
+
+pub(super) async fn issues(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    Ok(ok(&json!({"kind": "SourceIssueList", "items": api.backend.issues()})))
+}
+
+/// The cheapest real request: through the reconcile loop and back.
+pub(super) async fn ping(State(api): State<Api>) -> Response {
+    match api.backend.ping().await {
+        Ok(()) => text(HEALTH_TEXT, "ok"),
+        Err(error) => unwell(&format!("not ok: {}\n", error.message)),
+    }
+}
+
+pub(super) async fn ready(State(api): State<Api>) -> Response {
+    match api.backend.ready() {
+        Ok(()) => text(HEALTH_TEXT, "ok"),
+        Err(reasons) => {
+            let mut lines: String = reasons.iter().map(|reason| format!("[-]{reason}\n")).collect();
+            lines.push_str("readyz check failed\n");
+            unwell(&lines)
+        }
+    }
+}
+
+fn unwell(why: &str) -> Response {
+    let mut response = text(HEALTH_TEXT, why.to_owned());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    text("text/plain; version=0.0.4; charset=utf-8", api.backend.metrics_text())
+}

@@ -1,0 +1,272 @@
+//! The API over a real socket, on objects in memory.
+
+use std::{path::PathBuf, sync::Mutex, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use hyper::Method;
+use stower_crds::{Kind, Name, Namespace, ObjectKey};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::{broadcast, mpsc},
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::{
+    client::{Client, ClientError, Content, Status},
+    events::{EventLog, EventType, EventView},
+    node::{
+        ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue, SourceRef, View,
+    },
+};
+
+/// A container at a version.
+pub(super) fn container(name: &str, version: u64) -> ObjectView {
+    labelled(name, version, "web")
+}
+
+fn labelled(name: &str, version: u64, app: &str) -> ObjectView {
+    ObjectView {
+        key: key(name),
+        source: SourceRef::Local,
+        object: json!({
+            "apiVersion": "stower.dev/v1alpha1", "kind": "Container",
+            "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "generation": 1,
+                         "labels": {"app": app}},
+            "spec": {"image": "nginx", "nodeName": "here"},
+            "status": {"phase": "Running"},
+        }),
+        resource_version: version,
+    }
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey { kind: Kind::Container, namespace: Namespace::default(), name: Name::new(name).unwrap() }
+}
+
+/// A node that only remembers.
+pub(super) struct Memory {
+    view: ArcSwap<View>,
+    changes: broadcast::Sender<Change>,
+    events: EventLog,
+    asked: Mutex<Vec<String>>,
+    logs: Mutex<Option<PathBuf>>,
+}
+
+impl Memory {
+    /// With these containers, at versions from 1.
+    pub(super) fn with(names: &[&str]) -> Arc<Self> {
+        let view = View { resource_version: 0, objects: rpds::RedBlackTreeMapSync::new_sync() };
+        let memory = Self {
+            view: ArcSwap::from_pointee(view),
+            changes: broadcast::channel(64).0,
+            events: EventLog::default(),
+            asked: Mutex::default(),
+            logs: Mutex::default(),
+        };
+        for (n, name) in (1..).zip(names) {
+            memory.set(container(name, n));
+        }
+        Arc::new(memory)
+    }
+
+    /// Puts an object in, and tells of it.
+    pub(super) fn set(&self, object: ObjectView) {
+        let object = Arc::new(object);
+        let view = self.view.load();
+        let change = if view.objects.contains_key(&object.key) {
+            Change::Modified(Arc::clone(&object))
+        } else {
+            Change::Added(Arc::clone(&object))
+        };
+        self.view.store(Arc::new(View {
+            resource_version: object.resource_version,
+            objects: view.objects.insert(object.key.clone(), object),
+        }));
+        let _ = self.changes.send(change);
+    }
+
+    fn remove(&self, key: &ObjectKey) -> Option<Arc<ObjectView>> {
+        let view = self.view.load();
+        let last = view.objects.get(key)?;
+        let version = view.resource_version + 1;
+        let last = Arc::new(ObjectView { resource_version: version, ..(**last).clone() });
+        self.view.store(Arc::new(View { resource_version: version, objects: view.objects.remove(key) }));
+        let _ = self.changes.send(Change::Deleted(Arc::clone(&last)));
+        Some(last)
+    }
+
+    fn note(&self, what: String) {
+        self.asked.lock().unwrap().push(what);
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+
+    fn happened(&self, name: &str, reason: &str, second: i64) {
+        let at = jiff::Timestamp::from_second(second).unwrap();
+        self.events.add(EventView {
+            namespace: "default".into(),
+            kind: "Container".into(),
+            name: name.into(),
+            type_: EventType::Normal,
+            reason: reason.into(),
+            message: "it did".into(),
+            count: 1,
+            first_seen: at,
+            last_seen: at,
+        });
+    }
+}
+
+impl Backend for Memory {
+    fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+    fn watch(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+    fn events(&self) -> Vec<EventView> {
+        self.events.all()
+    }
+    fn watch_events(&self) -> broadcast::Receiver<EventView> {
+        self.events.subscribe()
+    }
+    fn apply(&self, object: Value, dry_run: bool) -> BoxFuture<'_, Result<Applied, ApiError>> {
+        Box::pin(async move {
+            self.note(format!("apply dry={dry_run} {object}"));
+            if object["spec"]["image"] == "bad" {
+                return Err(ApiError::invalid("spec.image: bad"));
+            }
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            let view = self.view();
+            let outcome = match view.objects.get(&key(&name)) {
+                None => Outcome::Created,
+                Some(before) if before.object["spec"] == object["spec"] => Outcome::Unchanged,
+                Some(_) => Outcome::Configured,
+            };
+            let mut object = ObjectView { object, ..container(&name, view.resource_version + 1) };
+            object.object["metadata"]["uid"] = format!("uid-{name}").into();
+            if !dry_run {
+                self.set(object.clone());
+            }
+            Ok(Applied { object: Arc::new(object), outcome })
+        })
+    }
+    fn delete<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Arc<ObjectView>, ApiError>> {
+        Box::pin(async move { self.remove(key).ok_or_else(|| ApiError::not_found(key)) })
+    }
+    fn operate<'a>(&'a self, key: &'a ObjectKey, op: Operation) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            self.note(format!("{} {op:?}", key.name));
+            Ok(())
+        })
+    }
+    fn plan(&self) -> BoxFuture<'_, Result<Vec<String>, ApiError>> {
+        Box::pin(async { Ok(vec!["start default/web".to_owned()]) })
+    }
+    fn dump(&self) -> BoxFuture<'_, String> {
+        Box::pin(async { "all is well\n".to_owned() })
+    }
+    fn ping(&self) -> BoxFuture<'_, Result<(), ApiError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn images(&self) -> Result<Vec<ImageView>, ApiError> {
+        Ok(vec![image()])
+    }
+    fn pull(
+        &self,
+        reference: String,
+        progress: mpsc::Sender<PullProgress>,
+    ) -> BoxFuture<'_, Result<ImageView, ApiError>> {
+        Box::pin(async move {
+            for current in 0..100 {
+                let report =
+                    PullProgress { digest: "sha256:a".into(), phase: "downloading".into(), current, total: 100 };
+                let _ = progress.send(report).await;
+            }
+            if reference == "none" { Err(ApiError::unavailable("no registry")) } else { Ok(image()) }
+        })
+    }
+    fn import(&self, path: PathBuf, name: Option<String>) -> BoxFuture<'_, Result<Vec<ImageView>, ApiError>> {
+        self.note(format!("import {} {name:?}", path.display()));
+        Box::pin(async { Ok(vec![image()]) })
+    }
+    fn remove_image(&self, reference: String) -> BoxFuture<'_, Result<String, ApiError>> {
+        Box::pin(async move { Ok(format!("removed {reference}")) })
+    }
+    fn logs(&self, key: &ObjectKey) -> Result<PathBuf, ApiError> {
+        self.logs.lock().unwrap().clone().ok_or_else(|| ApiError::not_found(key))
+    }
+    fn ready(&self) -> Result<(), Vec<String>> {
+        Err(vec!["manifests not read yet".to_owned()])
+    }
+    fn metrics_text(&self) -> String {
+        "stower_up 1\n".to_owned()
+    }
+    fn issues(&self) -> Vec<SourceIssue> {
+        Vec::new()
+    }
+}
+
+fn image() -> ImageView {
+    ImageView { reference: "docker.io/library/nginx:1".into(), digest: "sha256:ab".into(), size: 7, created: None }
+}
+
+/// A served node; ends with the test.
+struct Served {
+    memory: Arc<Memory>,
+    client: Client,
+    socket: PathBuf,
+    task: JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn serve_limited(names: &[&str], limits: Limits) -> Served {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let memory = Memory::with(names);
+    let listener = Listener::bind(&socket).unwrap();
+    let task = tokio::spawn(serve_with(Arc::<Memory>::clone(&memory), listener, limits));
+    Served { memory, client: Client::new(&socket), socket, task, _dir: dir }
+}
+
+fn served(names: &[&str]) -> Served {
+    serve_limited(names, Limits::default())
+}
+
+const BASE: &str = "/apis/stower.dev/v1alpha1/namespaces/default/containers";
+
+fn refusal(error: ClientError) -> Status {
+    match error {
+        ClientError::Status(status) => status,
+        other => panic!("{other}"),
+    }
+}
+
+async fn refused(client: &Client, method: Method, path: &str, content: Option<Content>) -> (u16, String, String) {
+    let status = refusal(client.json(method.clone(), path, content).await.expect_err(path));
+    (status.code, status.reason, status.message)
+}
+
+/// Everything that a raw request gets back.
+async fn raw(socket: &std::path::Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+mod bounds;
+mod changes;
+mod reads;

@@ -1,0 +1,484 @@
+//! The command line as clap sees it: names, flags and defaults only. What a verb does is in [`crate::cli`].
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// The socket of an agent that was not told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/stower/stower.sock";
+/// The manifests directory of an agent that was not told otherwise.
+pub const DEFAULT_MANIFESTS: &str = "/etc/stower/manifests";
+/// The data root of an agent that was not told otherwise.
+pub const DEFAULT_DATA_ROOT: &str = "/var/lib/stower";
+/// The run root of an agent that was not told otherwise.
+pub const DEFAULT_RUN_ROOT: &str = "/run/stower";
+/// The configuration file of an agent that was not told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/stower/config.yaml";
+/// The environment variable that names the socket.
+pub const SOCKET_ENV: &str = "STOWER_SOCKET";
+
+/// Runs declared containers on this machine, and shows and changes them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stower",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes, before or after the verb.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// The agent's unix socket [default: /run/stower/stower.sock]
+    #[arg(long, global = true, env = SOCKET_ENV, value_name = "PATH", hide_env_values = true)]
+    pub socket: Option<PathBuf>,
+    /// The namespace to look in [default: default]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Look in all namespaces
+    #[arg(short = 'A', long, global = true, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent: keep this machine as its manifests declare
+    Agent(AgentArgs),
+    /// Show containers
+    #[command(visible_aliases = ["ps"])]
+    Get(GetArgs),
+    /// Show one container in full: what is declared, what it does, what happened to it
+    Describe(DescribeArgs),
+    /// Print what a container wrote
+    Logs(LogsArgs),
+    /// Declare the objects in files, directories or standard input
+    Apply(ApplyArgs),
+    /// Remove containers that were declared with `apply`
+    Delete(DeleteArgs),
+    /// Stop containers and hold them stopped until `start`
+    Stop(StopArgs),
+    /// Let stopped containers run again
+    Start(StartArgs),
+    /// Stop containers and start them again, once
+    Restart(StopArgs),
+    /// Show what the agent would do now, without doing it
+    Plan(PlanArgs),
+    /// Check manifests without an agent
+    Validate(ValidateArgs),
+    /// Show what happened lately
+    Events(EventsArgs),
+    /// List the images on this machine
+    Images(ImagesArgs),
+    /// Fetch images from their registry, even where a copy is here
+    Pull(PullArgs),
+    /// Work with images
+    Image(ImageArgs),
+    /// Remove images from this machine
+    Rmi(RmiArgs),
+    /// Print the custom resource definitions for a Kubernetes API server
+    Crds,
+    /// Print the version of this program and of the agent
+    Version(VersionArgs),
+    /// Print a shell's completion script
+    #[command(after_help = "For bash: `source <(stower completion bash)`, or write it to \
+                            /etc/bash_completion.d/stower")]
+    Completion(CompletionArgs),
+}
+
+/// `stower agent`. What is not given comes from the configuration file, then from the default.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AgentArgs {
+    /// The directory of manifests [default: /etc/stower/manifests]
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Where durable state is kept [default: /var/lib/stower]
+    #[arg(long, value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// Where state that ends with a reboot is kept [default: /run/stower]
+    #[arg(long, value_name = "DIR")]
+    pub run_root: Option<PathBuf>,
+    /// The configuration file; without the flag it may be missing [default: /etc/stower/config.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The name of this node, for `spec.nodeName` [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// How root filesystems are stored: overlay or native [default: the first that works here]
+    #[arg(long, value_name = "NAME")]
+    pub storage_driver: Option<String>,
+    /// An option of the storage driver; may be repeated
+    #[arg(long = "storage-opt", value_name = "K=V")]
+    pub storage_opt: Vec<String>,
+    /// A registry to speak plain HTTP with; may be repeated
+    #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
+    pub insecure_registry: Vec<String>,
+    /// Take an empty manifests directory as proof that everything in it was removed
+    #[arg(long)]
+    pub allow_empty: bool,
+}
+
+/// How objects are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// The table with more columns
+    Wide,
+    /// JSON, as the agent has it
+    Json,
+    /// YAML, as the agent has it
+    Yaml,
+    /// Names only, as `container.stower.dev/NAME`
+    Name,
+}
+
+/// How anything that is not a table of objects is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DataOutput {
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// `stower get`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stower get\n  stower get web -o yaml\n  stower get containers -A -l app=web -o wide\n  stower get -w"
+)]
+pub struct GetArgs {
+    /// A kind (containers, ctr), names, or KIND/NAME; all containers by default
+    #[arg(value_name = "KIND|NAME|KIND/NAME")]
+    pub targets: Vec<String>,
+    /// How to print
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+    /// Only objects with these labels, as in `app=web,tier!=db,env in (a,b)`
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+    /// Only objects with these fields: metadata.name, metadata.namespace, spec.nodeName
+    #[arg(long, value_name = "FIELDS")]
+    pub field_selector: Option<String>,
+    /// Go on printing every change
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Print changes only, not what is there already
+    #[arg(long)]
+    pub watch_only: bool,
+    /// Print the labels as a last column
+    #[arg(long)]
+    pub show_labels: bool,
+    /// Leave out the table's headings
+    #[arg(long)]
+    pub no_headers: bool,
+    /// Do not fail when an object is not there
+    #[arg(long)]
+    pub ignore_not_found: bool,
+}
+
+/// `stower describe`.
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// A kind, names, or KIND/NAME; all containers by default
+    #[arg(value_name = "KIND|NAME|KIND/NAME")]
+    pub targets: Vec<String>,
+    /// Only objects with these labels
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+}
+
+/// `stower logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+    /// Go on printing what it writes, over restarts, until it is removed or has ended for good
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only lines younger than this, such as 90s, 10m or 2h30m
+    #[arg(long, value_name = "DURATION", conflicts_with = "since_time")]
+    pub since: Option<String>,
+    /// Only lines since this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub since_time: Option<String>,
+    /// Only the last N lines; -1 for all
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, hide_default_value = true)]
+    pub tail: i64,
+    /// The run before the present one
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Put the time before each line
+    #[arg(long)]
+    pub timestamps: bool,
+    /// At most this many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub limit_bytes: Option<u64>,
+}
+
+/// Whether anything is really changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum DryRun {
+    /// Change it
+    #[default]
+    None,
+    /// Ask the agent whether it would take it
+    Server,
+}
+
+/// `stower apply`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stower apply -f web.yaml\n  stower apply -f manifests/ -R --dry-run=server\n  cat web.yaml | stower apply -f -"
+)]
+pub struct ApplyArgs {
+    /// A file, a directory, or - for standard input; may be repeated
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-", required = true)]
+    pub filename: Vec<String>,
+    /// Take the folders in a directory too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Whether to change anything
+    #[arg(long, value_enum, default_value = "none", num_args = 0..=1, default_missing_value = "server", require_equals = true)]
+    pub dry_run: DryRun,
+    /// How to print what is there after it
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+    /// Wait until all of it is ready
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait, such as 30s or 5m; 0 for ever
+    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait")]
+    pub timeout: String,
+}
+
+/// Which containers a verb is about.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Selection {
+    /// Names, or KIND/NAME
+    #[arg(value_name = "NAME")]
+    pub targets: Vec<String>,
+    /// Those with these labels
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "targets")]
+    pub selector: Option<String>,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["targets", "selector"])]
+    pub all: bool,
+}
+
+/// Whether a verb returns before what it asked for has happened.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WaitArgs {
+    /// Wait until it has happened; `stop` and `delete` do unless --wait=false
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          action = ArgAction::Set)]
+    pub wait: Option<bool>,
+    /// How long to wait, such as 30s or 5m; 0 for ever [default: 5m for what may never happen, else 0]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+}
+
+/// `stower delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Which.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// The objects in a file, a directory or standard input (-); may be repeated
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-", conflicts_with_all = ["targets", "selector", "all"])]
+    pub filename: Vec<String>,
+    /// Take the folders in a directory too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Do not fail when an object is not there
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    /// Whether to change anything
+    #[arg(long, value_enum, default_value = "none", num_args = 0..=1, default_missing_value = "server", require_equals = true)]
+    pub dry_run: DryRun,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// `stower stop` and `stower restart`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Which.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Seconds between the stop signal and the kill, instead of spec.terminationGracePeriodSeconds
+    #[arg(long, value_name = "SECONDS", visible_alias = "time", short = 't')]
+    pub grace_period: Option<u32>,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// `stower start`.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Which.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// `stower plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// How to print
+    #[arg(short, long, value_enum)]
+    pub output: Option<DataOutput>,
+    /// Exit with 2 when there is something to do
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+/// `stower validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// A file, a directory, or - for standard input; may be repeated
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-", required = true)]
+    pub filename: Vec<String>,
+    /// Take the folders in a directory too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Print only what is wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `stower events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Only those of one object, as NAME or container/NAME
+    #[arg(long = "for", value_name = "NAME")]
+    pub for_object: Option<String>,
+    /// Only these types, such as Warning
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    pub types: Vec<String>,
+    /// Go on printing what happens
+    #[arg(short, long)]
+    pub watch: bool,
+    /// How to print
+    #[arg(short, long, value_enum)]
+    pub output: Option<DataOutput>,
+    /// Leave out the table's headings
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// `stower images`.
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// Only those whose reference has this in it
+    #[arg(value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+    /// Print digests only
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Print digests in full
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Leave out the table's headings
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// `stower pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Image references, such as nginx:1.29 or registry.example/app@sha256:…
+    #[arg(value_name = "IMAGE", required = true)]
+    pub references: Vec<String>,
+    /// Print nothing but the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `stower image`.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+/// What `stower image` does.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Take images from an OCI layout directory, or from an archive of `docker save` or `skopeo`
+    Import(ImportArgs),
+    /// List the images on this machine
+    #[command(visible_alias = "list")]
+    Ls(ImagesArgs),
+    /// Fetch images from their registry
+    Pull(PullArgs),
+    /// Remove images from this machine
+    Rm(RmiArgs),
+}
+
+/// `stower image import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The directory or archive; the agent reads it
+    pub path: PathBuf,
+    /// The reference to know it by, instead of those it brings along
+    #[arg(value_name = "IMAGE")]
+    pub name: Option<String>,
+}
+
+/// `stower rmi`.
+#[derive(Debug, Args)]
+pub struct RmiArgs {
+    /// Image references or digests
+    #[arg(value_name = "IMAGE", required = true)]
+    pub references: Vec<String>,
+}
+
+/// `stower version`.
+#[derive(Debug, Args)]
+pub struct VersionArgs {
+    /// Do not ask the agent
+    #[arg(long)]
+    pub client: bool,
+    /// How to print
+    #[arg(short, long, value_enum)]
+    pub output: Option<DataOutput>,
+}
+
+/// A shell that a completion script can be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU Bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
+}
+
+/// `stower completion`.
+#[derive(Debug, Args)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+#[cfg(test)]
+mod tests;

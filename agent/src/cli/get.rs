@@ -1,0 +1,202 @@
+//! `stower get`: objects as a table, JSON, YAML or names; once, or with every change.
+
+use serde_json::Value;
+
+use super::{
+    context::{Context, list_of, note, now, print, to_json, to_yaml},
+    error::{CliError, Failures},
+    row,
+    table::Table,
+    target::{Resource, Target, Wanted, items, refuse_all_namespaces, wanted},
+};
+use crate::{
+    args::{GetArgs, Output},
+    client::{ClientError, Url},
+};
+
+pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CliError> {
+    let wanted = wanted(&args.targets)?;
+    if args.watch || args.watch_only {
+        return watch(context, args, &wanted).await;
+    }
+    let mut printer = Printer::new(context, args);
+    match wanted {
+        Wanted::Kind(resource) => {
+            let mut list = context.client.get(url(context, args, resource, None).as_str()).await?;
+            let objects = items(&mut list);
+            if objects.is_empty() && printer.is_table() {
+                note(none_found(context));
+                return Ok(());
+            }
+            printer.several(objects)
+        }
+        Wanted::Names(names) => {
+            refuse_all_namespaces(context)?;
+            refuse_selectors(args)?;
+            let mut failures = Failures::default();
+            let alone = names.len() == 1;
+            let mut objects = Vec::new();
+            for (resource, name) in names {
+                let target = Target { resource, namespace: context.namespace().to_owned(), name };
+                match context.client.get(target.url().as_str()).await {
+                    Ok(object) => objects.push(object),
+                    Err(error) if args.ignore_not_found && error.is_not_found() => {}
+                    Err(error) => failures.add(error.into())?,
+                }
+            }
+            match objects.pop() {
+                None => {}
+                Some(object) if alone => printer.one(&object)?,
+                Some(object) => {
+                    objects.push(object);
+                    printer.several(objects)?;
+                }
+            }
+            failures.end()
+        }
+    }
+}
+
+fn refuse_selectors(args: &GetArgs) -> Result<(), CliError> {
+    if args.selector.is_some() || args.field_selector.is_some() {
+        return Err(CliError::Message("a name and a selector cannot be given together".to_owned()));
+    }
+    Ok(())
+}
+
+/// The list to ask for; a single name becomes a field selector, for watches.
+fn url(context: &Context, args: &GetArgs, resource: &Resource, name: Option<&str>) -> Url {
+    let by_name = name.map(|name| format!("metadata.name={name}"));
+    resource
+        .list(context.scope())
+        .maybe("labelSelector", args.selector.as_deref())
+        .maybe("fieldSelector", by_name.as_deref().or(args.field_selector.as_deref()))
+}
+
+fn none_found(context: &Context) -> String {
+    match context.scope() {
+        Some(namespace) => format!("No resources found in {namespace} namespace."),
+        None => "No resources found".to_owned(),
+    }
+}
+
+async fn watch(context: &Context, args: &GetArgs, wanted: &Wanted) -> Result<(), CliError> {
+    let (resource, name) = match wanted {
+        Wanted::Kind(resource) => (*resource, None),
+        Wanted::Names(names) => match names.as_slice() {
+            [(resource, name)] => {
+                refuse_all_namespaces(context)?;
+                refuse_selectors(args)?;
+                (*resource, Some(name.as_str()))
+            }
+            _ => {
+                return Err(CliError::Message(
+                    "you may only specify a single resource when watching".to_owned(),
+                ));
+            }
+        },
+    };
+    let mut printer = Printer::new(context, args);
+    let mut quiet = args.watch_only;
+    // A watch that fell too far behind begins again with a list.
+    loop {
+        let url = url(context, args, resource, name);
+        let mut list = context.client.get(url.as_str()).await?;
+        let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        let objects = items(&mut list);
+        match name {
+            Some(name) if objects.is_empty() && !quiet && !args.ignore_not_found => {
+                let target =
+                    Target { resource, namespace: context.namespace().to_owned(), name: name.to_owned() };
+                // The agent words the refusal.
+                context.client.get(target.url().as_str()).await?;
+            }
+            _ => {}
+        }
+        if !quiet {
+            for object in objects {
+                printer.add(&object)?;
+            }
+            printer.flush()?;
+        }
+        quiet = false;
+        let url = url.query("watch", "true").query("resourceVersion", &version);
+        match follow(context, &url, &mut printer).await {
+            Err(CliError::Client(error)) if error.is_gone() => {}
+            other => return other,
+        }
+    }
+}
+
+async fn follow(context: &Context, url: &Url, printer: &mut Printer<'_>) -> Result<(), CliError> {
+    let mut stream = context.client.stream(hyper::Method::GET, url.as_str(), None).await?;
+    while let Some(mut event) = stream.event().await? {
+        if matches!(event["type"].as_str(), Some("ADDED" | "MODIFIED" | "DELETED")) {
+            printer.add(&event["object"].take())?;
+            printer.flush()?;
+        }
+    }
+    Err(ClientError::Broken {
+        socket: context.client.socket().to_owned(),
+        what: "the agent ended the watch".to_owned(),
+    }
+    .into())
+}
+
+/// Prints objects in the format asked for.
+struct Printer<'a> {
+    args: &'a GetArgs,
+    namespaced: bool,
+    table: Table,
+}
+
+impl<'a> Printer<'a> {
+    fn new(context: &Context, args: &'a GetArgs) -> Self {
+        let namespaced = context.all_namespaces;
+        let headings = row::headings(namespaced, args.output == Some(Output::Wide), args.show_labels);
+        Self { args, namespaced, table: Table::new(&headings, !args.no_headers) }
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(self.args.output, None | Some(Output::Wide))
+    }
+
+    fn one(&mut self, object: &Value) -> Result<(), CliError> {
+        self.add(object)?;
+        self.flush()
+    }
+
+    fn several(&mut self, objects: Vec<Value>) -> Result<(), CliError> {
+        match self.args.output {
+            Some(Output::Json) => print(to_json(&list_of(objects))?),
+            Some(Output::Yaml) => print(to_yaml(&list_of(objects))?),
+            _ => {
+                for object in &objects {
+                    self.add(object)?;
+                }
+                self.flush()
+            }
+        }
+    }
+
+    /// Takes one object: a row waits for [`Self::flush`], anything else is printed at once.
+    fn add(&mut self, object: &Value) -> Result<(), CliError> {
+        match self.args.output {
+            Some(Output::Json) => print(to_json(object)?),
+            Some(Output::Yaml) if self.args.watch || self.args.watch_only => {
+                print(format!("---\n{}", to_yaml(object)?))
+            }
+            Some(Output::Yaml) => print(to_yaml(object)?),
+            Some(Output::Name) => print(format!("{}\n", Target::of(object, "")?)),
+            None | Some(Output::Wide) => {
+                let wide = self.args.output.is_some();
+                self.table.row(row::cells(object, self.namespaced, wide, self.args.show_labels, now()));
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), CliError> {
+        print(self.table.render_rows())
+    }
+}

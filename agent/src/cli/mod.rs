@@ -1,0 +1,104 @@
+//! The command line: one file a verb.
+//!
+//! ```text
+//! args (clap) ─► main ─► verb(Context, args) ─► client ─► the agent's socket
+//!                              └─► table, describe, JSON or YAML on standard output; errors on standard error
+//! ```
+//!
+//! A verb works on JSON values, not on typed objects, so that it shows what an older or newer agent says.
+//! Client verbs run on a current-thread runtime and set up nothing else: they start in a few milliseconds.
+
+mod age;
+mod agent;
+mod apply;
+mod completion;
+mod context;
+mod crds;
+mod delete;
+mod describe;
+mod error;
+mod events;
+mod files;
+mod get;
+mod images;
+mod import;
+mod logs;
+mod operate;
+mod plan;
+mod progress;
+mod pull;
+mod restart;
+mod rmi;
+mod row;
+mod start;
+mod stop;
+mod table;
+mod target;
+mod validate;
+mod version;
+mod wait;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+
+use self::{context::Context, error::CliError};
+use crate::args::{Cli, Command, ImageCommand};
+
+/// Parses the command line and runs the verb; the exit code is 0 only when all of it succeeded.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(text) = error.text() {
+                // Nobody is left to tell when standard error is closed.
+                let _ = writeln!(std::io::stderr(), "{text}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Agent(args) => return agent::run(global, args),
+        Command::Completion(args) => return completion::run(&args),
+        Command::Crds => return crds::run(),
+        Command::Validate(args) => return validate::run(&args),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| CliError::Message(format!("cannot set up the command: {error}")))?;
+    runtime.block_on(async {
+        let context = Context::new(&global);
+        match command {
+            Command::Agent(_) | Command::Completion(_) | Command::Crds | Command::Validate(_) => Ok(()),
+            Command::Get(args) => get::run(&context, &args).await,
+            Command::Describe(args) => describe::run(&context, &args).await,
+            Command::Logs(args) => logs::run(&context, &args).await,
+            Command::Apply(args) => apply::run(&context, &args).await,
+            Command::Delete(args) => delete::run(&context, &args).await,
+            Command::Stop(args) => stop::run(&context, &args).await,
+            Command::Start(args) => start::run(&context, &args).await,
+            Command::Restart(args) => restart::run(&context, &args).await,
+            Command::Plan(args) => plan::run(&context, &args).await,
+            Command::Events(args) => events::run(&context, &args).await,
+            Command::Images(args) => images::run(&context, &args).await,
+            Command::Pull(args) => pull::run(&context, &args).await,
+            Command::Rmi(args) => rmi::run(&context, &args).await,
+            Command::Version(args) => version::run(&context, &args).await,
+            Command::Image(args) => match args.command {
+                ImageCommand::Import(args) => import::run(&context, &args).await,
+                ImageCommand::Ls(args) => images::run(&context, &args).await,
+                ImageCommand::Pull(args) => pull::run(&context, &args).await,
+                ImageCommand::Rm(args) => rmi::run(&context, &args).await,
+            },
+        }
+    })
+}
