@@ -37,13 +37,13 @@ fn the_registry_serves_every_image_by_digest() -> Result<()> {
 fn the_clients_run_on_this_host() -> Result<()> {
     let catalog = Catalog::get()?;
     let port = registry::free_port()?;
-    for error in [
-        catalog.redis_cli(port, &["ping"]).map_or_else(|error| format!("{error:#}"), |text| text),
-        catalog.psql(port, "select 1").map_or_else(|error| format!("{error:#}"), |text| text),
-        catalog
-            .curl(&format!("http://127.0.0.1:{port}/"))
-            .map_or_else(|error| format!("{error:#}"), |text| text),
-    ] {
+    let said = [
+        catalog.redis_cli(port, &["ping"]),
+        catalog.psql(port, "select 1"),
+        catalog.curl(&format!("http://127.0.0.1:{port}/")),
+    ];
+    for result in said {
+        let error = result.err().map(|error| format!("{error:#}")).unwrap_or_default();
         ensure!(
             error.to_lowercase().contains("connect"),
             "nothing listens on {port}, and the client said: {error}"
