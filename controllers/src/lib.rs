@@ -19,6 +19,7 @@ mod accept;
 mod account;
 mod action;
 mod change;
+mod check;
 mod container;
 mod desired;
 mod image;
@@ -34,6 +35,7 @@ pub use accept::{
 };
 pub use action::{Act, Action, ActionKind, StorageMode, Why};
 pub use change::{Change, FieldChange, diff};
+pub use check::check;
 pub use container::{Decision, plan_container};
 pub use desired::{Completeness, Declared, Desired, SourceId};
 pub use image::{WantedImage, pull_policy, wanted_image};

@@ -221,6 +221,21 @@ impl Ledger {
         }
     }
 
+    /// As [`Ledger::restore`], for a ledger of which a part could not be read: until the source itself was read, what
+    /// is not among its entries is not known to be absent.
+    pub fn restore_incomplete(
+        &mut self,
+        source: &SourceId,
+        fs_id: Option<FsId>,
+        entries: Vec<Entry>,
+        why: String,
+    ) {
+        self.restore(source, fs_id, entries);
+        let state = self.sources.entry(source.clone()).or_default();
+        state.known = false;
+        state.trouble = Some(why);
+    }
+
     /// Takes all that a source shows. `fresh` gives a UID that was never used.
     ///
     /// Nothing at all is taken from a source that cannot be read, that lies on another filesystem than remembered,
