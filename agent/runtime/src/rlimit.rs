@@ -89,9 +89,7 @@ mod tests {
     use super::*;
 
     fn limit(typ: PosixRlimitType, soft: u64, hard: u64) -> PosixRlimit {
-        let mut l = PosixRlimit::default();
-        l.set_typ(typ).set_soft(soft).set_hard(hard);
-        l
+        oci_spec::runtime::PosixRlimitBuilder::default().typ(typ).soft(soft).hard(hard).build().unwrap()
     }
 
     #[test]
