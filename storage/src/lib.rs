@@ -13,6 +13,9 @@ mod archive;
 mod content;
 mod digest;
 mod driver;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+#[cfg(not(feature = "failpoints"))]
 mod failpoint;
 mod image;
 mod layer;
@@ -24,6 +27,9 @@ mod reference;
 mod registry;
 mod snapshots;
 mod storage;
+#[cfg(feature = "testing")]
+#[allow(missing_docs, clippy::missing_panics_doc)]
+pub mod testsuite;
 
 pub use archive::ImportError;
 pub use content::{ContentError, ContentStore, Swept};

@@ -388,6 +388,14 @@ impl Storage {
         Ok(Removed { references, swept, layers })
     }
 
+    fn sweep(&self, gone: impl Fn(&Record) -> bool) -> Result<(Vec<Record>, Swept), RemoveError> {
+        let mark = |record: &Record| image::mark(&self.0.content, record, &self.0.limits);
+        let (removed, swept) =
+            self.0.content.remove_and_sweep::<RemoveError>(gone, |record| Ok(mark(record)?))?;
+        count(&self.0.metrics.bytes_swept, swept.bytes);
+        Ok((removed, swept))
+    }
+
     fn chains(&self, record: &Record) -> Option<Vec<ChainId>> {
         let image = image::load(&self.0.content, record, &self.0.limits).ok()?;
         let diffs: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
@@ -417,6 +425,3 @@ fn unnamed(digest: &Digest) -> Reference {
     // Only for messages about an image that has no name.
     format!("localhost/unnamed@{digest}").parse().expect("a fixed name with a digest is a reference")
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 pub use gc::{Lease, Swept};
+pub(crate) use ingest::CopyError;
 pub use ingest::{Ingest, Verified};
 pub(crate) use names::Names;
 pub use names::Record;

@@ -156,6 +156,10 @@ pub fn parse(bytes: &[u8], served_as: Option<&str>, limits: &Limits) -> Result<D
     if served_as.as_deref().map(media::kind) == Some(Kind::Schema1) {
         return Err(ManifestError::Schema1);
     }
+    // serde also reads a struct from an array of its fields, which no other reader does.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ManifestError::Malformed("it is no JSON object".into()));
+    }
     let raw: Raw =
         serde_json::from_slice(bytes).map_err(|error| ManifestError::Malformed(clip(&error.to_string())))?;
     if raw.schema_version == 1 || raw.fs_layers.is_some() {

@@ -93,7 +93,7 @@ pub(crate) fn names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
     Ok(out)
 }
 
-/// Removes `name` with all that is in it.
+/// Removes `name` with all that is in it. That another removes it at the same time is no error.
 pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> Result<(), Errno> {
     let dir = dir.as_fd();
     match fs::unlinkat(dir, os(name), AtFlags::empty()) {
@@ -101,12 +101,11 @@ pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> Result<(), Errno> {
         Err(Errno::NOENT) => return Ok(()),
         other => return other,
     }
-    let inner = fs::openat(
-        dir,
-        os(name),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = match fs::openat(dir, os(name), flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
     // Depth is bounded by what the filesystem holds; a stack of names keeps it off ours.
     let mut stack = vec![(inner, os(name).as_bytes().to_vec(), None::<Vec<CString>>)];
     while let Some((fd, _, pending)) = stack.last_mut() {
@@ -119,7 +118,11 @@ pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> Result<(), Errno> {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(Errno::ISDIR) => {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    deeper = Some((fs::openat(&*fd, &entry, flags, Mode::empty())?, entry.into_bytes()));
+                    match fs::openat(&*fd, &entry, flags, Mode::empty()) {
+                        Ok(inner) => deeper = Some((inner, entry.into_bytes())),
+                        Err(Errno::NOENT) => continue,
+                        Err(error) => return Err(error),
+                    }
                     break;
                 }
                 Err(error) => return Err(error),
@@ -131,7 +134,10 @@ pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> Result<(), Errno> {
         }
         let Some((_, name, _)) = stack.pop() else { break };
         let parent = stack.last().map_or(dir, |(fd, _, _)| fd.as_fd());
-        fs::unlinkat(parent, os(&name), AtFlags::REMOVEDIR)?;
+        match fs::unlinkat(parent, os(&name), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -193,10 +199,9 @@ impl<'a> Attributes<'a> {
 
     /// All names, sorted.
     pub(crate) fn list(&self) -> Result<Vec<CString>, Errno> {
-        let mut empty = [0u8; 0];
         let needed = match self {
-            Self::Fd(fd) => fs::flistxattr(fd, &mut empty[..]),
-            Self::Path(path) => fs::llistxattr(path, &mut empty[..]),
+            Self::Fd(fd) => fs::flistxattr_query(fd),
+            Self::Path(path) => fs::llistxattr_query(path),
         };
         match needed {
             Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),

@@ -17,7 +17,7 @@ mod meta;
 mod path;
 mod resolve;
 mod stream;
-mod tar;
+pub(crate) mod tar;
 
 pub use error::LayerError;
 pub(crate) use error::shown;

@@ -103,27 +103,13 @@ fn page(
 ) -> Result<OwnedFd, MountError> {
     const WHAT: &str = "an overlay";
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let target = lower.first();
+    // Somewhere to mount that is surely there; it is covered in the thread's own namespace only.
+    let target = lower.first().ok_or_else(|| failed(WHAT, "finding a lower layer")(Errno::INVAL))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = |path: &Path| {
         rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed(WHAT, "opening a layer"))
     };
-    let lower = lower.iter().map(|path| dir(path)).collect::<Result<Vec<_>, _>>()?;
-    let upper = upper.map(dir).transpose()?;
-    let work = work.map(dir).transpose()?;
-    let number = |fd: &OwnedFd| format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
-    // Short names: all options have to fit a page.
-    let short = |fd: &OwnedFd| format!("{}", fd.as_raw_fd());
-    let mut data = format!("lowerdir={}", lower.iter().map(short).collect::<Vec<_>>().join(":"));
-    if let (Some(upper), Some(work)) = (&upper, &work) {
-        data += &format!(",upperdir={},workdir={}", number(upper), number(work));
-    }
-    for option in options {
-        data += ",";
-        data += option;
-    }
     let readonly = upper.is_none();
-    // Somewhere to mount that is surely there; it is covered in the thread's own namespace only.
-    let target = target.ok_or_else(|| failed(WHAT, "finding a lower layer")(Errno::INVAL))?;
     std::thread::scope(|scope| {
         let made = scope.spawn(move || -> Result<OwnedFd, MountError> {
             use nix::sched::{CloneFlags, unshare};
@@ -132,6 +118,21 @@ fn page(
             })?;
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .map_err(failed(WHAT, "making the namespace private"))?;
+            // Only what was opened in this namespace can be a layer in it.
+            let lower = lower.iter().map(|path| dir(path)).collect::<Result<Vec<_>, _>>()?;
+            let upper = upper.map(dir).transpose()?;
+            let work = work.map(dir).transpose()?;
+            let number = |fd: &OwnedFd| format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
+            // Short names: all options have to fit a page.
+            let short = |fd: &OwnedFd| fd.as_raw_fd().to_string();
+            let mut data = format!("lowerdir={}", lower.iter().map(short).collect::<Vec<_>>().join(":"));
+            if let (Some(upper), Some(work)) = (&upper, &work) {
+                data += &format!(",upperdir={},workdir={}", number(upper), number(work));
+            }
+            for option in options {
+                data += ",";
+                data += option;
+            }
             rustix::process::chdir("/proc/thread-self/fd")
                 .map_err(failed(WHAT, "going to the descriptors"))?;
             let flags = if readonly { MountFlags::RDONLY } else { MountFlags::empty() };

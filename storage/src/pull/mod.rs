@@ -99,6 +99,11 @@ impl Pull {
         }
         let layers = image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
         self.hub.report(ProgressEvent::Resolved { digest: image.digest, layers });
+        // Layers that are unpacked already must stay, too; a chain id is a digest that no blob has.
+        let diffs: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
+        for chain in ChainId::all(&diffs) {
+            lease.hold(chain.0);
+        }
         let store = Arc::clone(self.content());
         let documents = tokio::task::spawn_blocking(move || {
             documents.iter().try_for_each(|bytes| store.put(bytes).map(|_| ()))

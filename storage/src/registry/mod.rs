@@ -114,6 +114,3 @@ impl Client {
         Err(wrong.unwrap_or_else(|| session.protocol("no answer")))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -105,7 +105,8 @@ fn mount(image: &Path) -> Result<OwnedFd, DriverError> {
 }
 
 fn devices(image: &Path) -> Result<Vec<PathBuf>, DriverError> {
-    let list = run(Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(image))?;
+    let list =
+        run(Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(image))?;
     Ok(list.lines().map(|line| PathBuf::from(line.trim())).collect())
 }
 

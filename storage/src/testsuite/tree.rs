@@ -38,7 +38,7 @@ pub fn tree(root: &OwnedFd) -> Tree {
     let mut out = Tree::new();
     let mut first = HashMap::new();
     let top = open(root, ".");
-    out.insert(String::new(), node(&top, "", String::new(), &mut first));
+    out.insert(String::new(), node(&top, b"", String::new(), &mut first));
     level(&top, "", &mut out, &mut first);
     out
 }
@@ -56,7 +56,7 @@ fn level(dir: &OwnedFd, path: &str, out: &mut Tree, first: &mut HashMap<u64, Str
         let shown = String::from_utf8(name.to_bytes().to_vec())
             .unwrap_or_else(|_| format!("bytes:{}", name.to_bytes().escape_ascii()));
         let full = if path.is_empty() { shown } else { format!("{path}/{shown}") };
-        let seen = stat_node(dir, name.to_bytes(), full.clone(), first);
+        let seen = node(dir, name.to_bytes(), full.clone(), first);
         let is_dir = seen.mode & 0o170_000 == 0o040_000;
         out.insert(full.clone(), seen);
         if is_dir {
@@ -67,18 +67,10 @@ fn level(dir: &OwnedFd, path: &str, out: &mut Tree, first: &mut HashMap<u64, Str
     }
 }
 
-fn stat_node(dir: &OwnedFd, name: &[u8], full: String, first: &mut HashMap<u64, String>) -> Node {
-    let name = std::str::from_utf8(name).map_or_else(|_| None, |name| Some(name.to_owned())).unwrap_or_default();
-    node(dir, &name, full, first)
-}
-
-fn node(dir: &OwnedFd, name: &str, full: String, first: &mut HashMap<u64, String>) -> Node {
-    let stat = stat(dir, name.as_bytes()).unwrap();
-    let attributes = if name.is_empty() {
-        Attributes::of_fd(dir)
-    } else {
-        Attributes::of_name(dir, name.as_bytes()).unwrap()
-    };
+fn node(dir: &OwnedFd, name: &[u8], full: String, first: &mut HashMap<u64, String>) -> Node {
+    let stat = stat(dir, name).unwrap();
+    let attributes =
+        if name.is_empty() { Attributes::of_fd(dir) } else { Attributes::of_name(dir, name).unwrap() };
     let xattrs = attributes
         .list()
         .unwrap()
