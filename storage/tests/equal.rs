@@ -50,10 +50,10 @@ fn random(other: &str, cases: u32) {
 
 #[test]
 fn root_random_stacks_overlay() {
-    random("overlay", 400);
+    random("overlay", 200);
 }
 
 #[test]
 fn root_random_stacks_looped() {
-    random("looped", 15);
+    random("looped", 6);
 }

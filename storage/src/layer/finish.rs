@@ -32,6 +32,10 @@ pub(crate) fn finish(
 ) -> Result<Finished, LayerError> {
     let mut below = Below { layer, parent, known: HashMap::new() };
     if let Some(parent) = parent {
+        // overlayfs has no opaque root.
+        if layer.dirs.get(&b""[..]).is_some_and(|state| state.opaque) {
+            return Ok(Finished::NeedsParent);
+        }
         for path in &layer.implied {
             if below.at(parent, path)? == Some(FileType::Symlink) {
                 return Ok(Finished::NeedsParent);

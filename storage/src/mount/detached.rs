@@ -102,7 +102,6 @@ fn page(
     options: &[String],
 ) -> Result<OwnedFd, MountError> {
     const WHAT: &str = "an overlay";
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // Somewhere to mount that is surely there; it is covered in the thread's own namespace only.
     let target = lower.first().ok_or_else(|| failed(WHAT, "finding a lower layer")(Errno::INVAL))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
