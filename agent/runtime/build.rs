@@ -18,7 +18,16 @@ fn main() {
     let mut script = std::ffi::OsString::from("link-arg=-Wl,-T,");
     script.push(manifest.join("shim/link.ld"));
     let status = Command::new(rustc)
-        .args(["--edition", "2024", "--crate-name", "stower_shim", "--crate-type", "bin", "--target", &target])
+        .args([
+            "--edition",
+            "2024",
+            "--crate-name",
+            "stower_shim",
+            "--crate-type",
+            "bin",
+            "--target",
+            &target,
+        ])
         .args(["-C", "opt-level=s", "-C", "panic=abort", "-C", "lto=fat", "-C", "codegen-units=1"])
         .args(["-C", "strip=symbols", "-C", "debuginfo=0", "-C", "overflow-checks=off"])
         // Non-PIE and without start files: no relocations and no pages of a C library. `relro-level=off` lets calls be

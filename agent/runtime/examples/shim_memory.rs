@@ -26,7 +26,8 @@ fn mean(shims: &[Shim], file: &str, name: &str) -> f64 {
 /// Ticks of the processor and changes of context of all.
 fn work(shims: &[Shim]) -> (u64, f64) {
     let ticks = shims.iter().map(|s| {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", s.record.shim_pid)).expect("the shim lives");
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", s.record.shim_pid)).expect("the shim lives");
         let rest = stat.rsplit_once(')').expect("the kernel's form").1.to_owned();
         let fields: Vec<u64> = rest.split_ascii_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
         fields[11] + fields[12]
@@ -46,7 +47,8 @@ fn main() {
         0,
     )
     .expect("a fifo");
-    let script = format!("read x < {}; head -c 65536 /dev/zero | tr '\\0' x; echo; exec sleep 1000", fifo.display());
+    let script =
+        format!("read x < {}; head -c 65536 /dev/zero | tr '\\0' x; echo; exec sleep 1000", fifo.display());
     let shims: Vec<Shim> = (0..count).map(|_| Shim::start(&script, &Options::default())).collect();
     for shim in &shims {
         support::wait_for_change(&shim.logs, || shim.logs.join("1-0.log").exists());

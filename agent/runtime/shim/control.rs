@@ -1,8 +1,6 @@
 //! The socket: stop requests and questions, from whoever may enter the run directory.
 
-use crate::frame::{
-    HEADER_LEN, Header, MAX_REPLY, MAX_REQUEST, State, Stop, VERSION, error_code, kind,
-};
+use crate::frame::{HEADER_LEN, Header, MAX_REPLY, MAX_REQUEST, State, Stop, VERSION, error_code, kind};
 use crate::sys;
 
 /// Connections at one time; a further one takes the place of the oldest.

@@ -132,6 +132,11 @@ impl Records {
         self.len
     }
 
+    /// Whether nothing is collected.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Whether another record fits for certain.
     pub const fn has_room(&self, capacity: usize) -> bool {
         capacity - self.len >= MAX_RECORD

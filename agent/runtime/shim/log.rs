@@ -130,8 +130,7 @@ fn cut(fd: i32, records: &[u8], done: usize, size: u64, error: i32) -> (usize, i
 /// Makes the next file, under the next free name: what is planted there is neither followed nor replaced.
 fn next_file(job: &Job) -> Result<(), i32> {
     const O_APPEND: usize = 0o2000;
-    let flags =
-        sys::O_WRONLY | sys::O_CREAT | sys::O_EXCL | O_APPEND | sys::O_NOFOLLOW | sys::O_CLOEXEC;
+    let flags = sys::O_WRONLY | sys::O_CREAT | sys::O_EXCL | O_APPEND | sys::O_NOFOLLOW | sys::O_CLOEXEC;
     let run = job.run;
     let first = job.seq.load(Relaxed);
     let mut seq = first;
@@ -181,7 +180,7 @@ pub struct Log<'a> {
 
 impl<'a> Log<'a> {
     pub fn new(args: &Parsed<'_>, job: &'a Job, stdout: i32, stderr: i32) -> Self {
-            Self {
+        Self {
             job,
             inputs: [
                 Input { stream: Stream::Stdout, fd: stdout, lines: Lines::new() },
@@ -200,7 +199,7 @@ impl<'a> Log<'a> {
 
     /// The pipes to wait for now; -1 where there is none.
     pub fn wants(&self) -> [i32; 2] {
-        let listen = self.dropping || (self.writer == 0 && self.records.len() == 0);
+        let listen = self.dropping || (self.writer == 0 && self.records.is_empty());
         [0, 1].map(|i| if listen { self.inputs[i].fd } else { -1 })
     }
 
@@ -285,7 +284,7 @@ impl<'a> Log<'a> {
         if self.writer != 0 {
             return;
         }
-        if self.records.len() == 0 && !self.dropping {
+        if self.records.is_empty() && !self.dropping {
             if self.records.wants_notice() {
                 // SAFETY: no writer lives.
                 let out = unsafe { OUTPUT.get() };
@@ -295,7 +294,7 @@ impl<'a> Log<'a> {
             self.frame(false);
         }
         let due = self.retry.is_none_or(|at| now >= at);
-        if (self.records.len() > 0 || self.first) && due {
+        if (!self.records.is_empty() || self.first) && due {
             self.submit(now);
         }
     }
@@ -354,7 +353,7 @@ impl<'a> Log<'a> {
     pub fn is_done(&self) -> bool {
         self.inputs.iter().all(|i| i.fd < 0 && i.lines.is_empty())
             && self.writer == 0
-            && self.records.len() == 0
+            && self.records.is_empty()
             && !self.records.wants_notice()
             && !self.first
     }
@@ -369,7 +368,7 @@ impl<'a> Log<'a> {
 
     /// Whether pages could be given back by [`release`](Self::release).
     pub fn is_idle_and_warm(&self) -> bool {
-        self.warm && self.writer == 0 && self.records.len() == 0
+        self.warm && self.writer == 0 && self.records.is_empty()
     }
 
     /// Gives the buffers' pages back. A stream keeps its own while a line of it is not complete.

@@ -226,8 +226,7 @@ pub fn block_signals() {
 pub fn default_sigchld() {
     let action = [0_u64; 4]; // handler SIG_DFL, no flags, no restorer, empty mask
     // SAFETY: the kernel reads one `struct kernel_sigaction`, at most 32 bytes; no handler is installed.
-    let _ =
-        unsafe { call(nr::RT_SIGACTION, [SIGCHLD as usize, &raw const action as usize, 0, 8, 0, 0]) };
+    let _ = unsafe { call(nr::RT_SIGACTION, [SIGCHLD as usize, &raw const action as usize, 0, 8, 0, 0]) };
 }
 
 pub fn signalfd(signal: u32) -> Result<i32, i32> {
@@ -251,9 +250,7 @@ pub fn set_timer(fd: i32, at: u64) -> Answer {
     // All zero would disarm it.
     let spec = [Timespec { sec: 0, nsec: 0 }, Timespec::from_nanos(if at == 0 { 1 } else { at })];
     // SAFETY: the kernel reads one `struct itimerspec`, which is two timespecs.
-    unsafe {
-        call(nr::TIMERFD_SETTIME, [fd as usize, TFD_TIMER_ABSTIME, &raw const spec as usize, 0, 0, 0])
-    }
+    unsafe { call(nr::TIMERFD_SETTIME, [fd as usize, TFD_TIMER_ABSTIME, &raw const spec as usize, 0, 0, 0]) }
 }
 
 /// Reaps one child of any kind; its pid and wait status, `None` when none has ended.

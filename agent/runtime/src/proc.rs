@@ -171,10 +171,7 @@ fn parse_start(stat: &str) -> Option<u64> {
 }
 
 fn gone(e: &std::io::Error) -> bool {
-    matches!(
-        rustix::io::Errno::from_io_error(e),
-        Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH)
-    )
+    matches!(rustix::io::Errno::from_io_error(e), Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH))
 }
 
 fn read(path: &str) -> Result<String, ProcError> {

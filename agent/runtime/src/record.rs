@@ -102,7 +102,9 @@ pub enum RecordError {
         file: &'static str,
     },
     /// A newer release has written it.
-    #[error("{file} has version {version}, this release reads up to {VERSION}; use the release that wrote it")]
+    #[error(
+        "{file} has version {version}, this release reads up to {VERSION}; use the release that wrote it"
+    )]
     Newer {
         /// Name in the run directory.
         file: &'static str,
@@ -193,8 +195,7 @@ fn write<T: Serialize>(run_dir: impl AsFd, file: &'static str, record: &T) -> Re
         Err(e) => return Err(failed(e.into())),
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd =
-        rustix::fs::openat(dir, &new, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
+    let fd = rustix::fs::openat(dir, &new, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
     std::fs::File::from(fd).write_all(&bytes).map_err(failed)?;
     rustix::fs::renameat(dir, &new, dir, file).map_err(|e| failed(e.into()))
 }

@@ -13,6 +13,9 @@ pub mod time;
 
 use std::ffi::OsString;
 
+#[cfg(test)]
+mod tests;
+
 /// The shim program, an executable for this architecture. It is written to a file named by its digest and run there.
 pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stower-shim"));
 
@@ -65,16 +68,8 @@ impl ShimArgs {
     /// The argument vector, `argv[0]` included. Give it an empty environment.
     #[must_use]
     pub fn to_argv(&self) -> Vec<OsString> {
-        let Self {
-            init_pid,
-            run,
-            boot_id,
-            started_at,
-            log_max_bytes,
-            log_max_files,
-            log_block,
-            cgroup_kill,
-        } = self;
+        let Self { init_pid, run, boot_id, started_at, log_max_bytes, log_max_files, log_block, cgroup_kill } =
+            self;
         [
             "stower-shim".to_owned(),
             CONTRACT.to_string(),

@@ -6,9 +6,9 @@ mod support;
 
 use std::time::Duration;
 
-use support::{LONG, Options, Shim, ask};
 use stower_runtime::proc;
 use stower_runtime::shim::frame::{MAX_REQUEST, Phase, State, VERSION, error_code, kind};
+use support::{LONG, Options, Shim, ask};
 
 #[test]
 fn an_exit_code_is_recorded() {
@@ -39,8 +39,10 @@ fn a_silent_run_has_an_empty_log() {
 
 #[test]
 fn a_stop_that_is_obeyed_needs_no_kill() {
-    let mut shim =
-        Shim::start("trap 'echo bye; exit 3' TERM; echo up; while :; do read x < /dev/ptmx; done", &Options::default());
+    let mut shim = Shim::start(
+        "trap 'echo bye; exit 3' TERM; echo up; while :; do read x < /dev/ptmx; done",
+        &Options::default(),
+    );
     shim.wait_for_line("up");
     let state = shim.stop(15, Duration::from_secs(3600));
     assert_eq!(state.run, 1);

@@ -124,7 +124,9 @@ impl Shim {
         let mut files: Vec<(u64, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.logs).unwrap() {
             let path = entry.unwrap().path();
-            let Some(stem) = path.file_name().unwrap().to_str().unwrap().strip_suffix(".log") else { continue };
+            let Some(stem) = path.file_name().unwrap().to_str().unwrap().strip_suffix(".log") else {
+                continue;
+            };
             let (run, seq) = stem.split_once('-').unwrap();
             files.push((run.parse().unwrap(), seq.parse().unwrap(), path));
         }
