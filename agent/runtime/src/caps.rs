@@ -172,7 +172,10 @@ pub(crate) fn apply(sets: &CapSets) -> Result<(), Failure> {
             return Failure::new(
                 "capabilities",
                 FailureKind::MissingCapability,
-                format!("the agent itself has no {}; leave it out, or give it to the agent", name(missing.trailing_zeros())),
+                format!(
+                    "the agent itself has no {}; leave it out, or give it to the agent",
+                    name(missing.trailing_zeros())
+                ),
             );
         }
         Failure::errno("capabilities", "setting the capability sets", e)
@@ -232,10 +235,7 @@ mod tests {
         caps.set_effective(Some(to_oci(0b10)));
         caps.set_ambient(None);
         let error = compile(Some(&caps)).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "process.capabilities.effective: CAP_DAC_OVERRIDE is not in the permitted set"
-        );
+        assert_eq!(error, "process.capabilities.effective: CAP_DAC_OVERRIDE is not in the permitted set");
     }
 
     #[test]

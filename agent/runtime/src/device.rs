@@ -123,13 +123,27 @@ fn make(dev: BorrowedFd<'_>, node: &DeviceNode) -> rustix::io::Result<()> {
 /// may be anything.
 pub(crate) fn open_null() -> Result<std::os::fd::OwnedFd, Failure> {
     let fail = |e| Failure::errno("device", "/dev/null of this machine", e);
-    let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-        .map_err(fail)?;
-    let seen = rustix::fs::fstat(&fd).map_err(fail)?;
-    if seen.st_mode & libc::S_IFMT != libc::S_IFCHR || seen.st_rdev != rustix::fs::makedev(1, 3) {
-        return Err(Failure::new("device", FailureKind::UnsafePath, "/dev/null of this machine is not device 1:3"));
+    let fd = rustix::fs::openat(
+        CWD,
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )
+    .map_err(fail)?;
+    if !is_null(&fd) {
+        return Err(Failure::new(
+            "device",
+            FailureKind::UnsafePath,
+            "/dev/null of this machine is not device 1:3",
+        ));
     }
     Ok(fd)
+}
+
+/// Whether a descriptor is of the null device, by its kind and number.
+pub(crate) fn is_null(fd: &std::os::fd::OwnedFd) -> bool {
+    let null = rustix::fs::makedev(1, 3);
+    rustix::fs::fstat(fd).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFCHR && s.st_rdev == null)
 }
 
 #[cfg(test)]

@@ -82,7 +82,11 @@ impl Failure {
     }
 
     /// A failure of one system call; `what` names the call's subject.
-    pub fn errno(stage: impl Into<String>, what: impl std::fmt::Display, error: impl Into<io::Error>) -> Self {
+    pub fn errno(
+        stage: impl Into<String>,
+        what: impl std::fmt::Display,
+        error: impl Into<io::Error>,
+    ) -> Self {
         let error = error.into();
         let errno = error.raw_os_error().unwrap_or(0);
         Self { stage: stage.into(), message: format!("{what}: {error}"), errno, kind: FailureKind::Other }

@@ -33,9 +33,7 @@ pub(crate) fn compile(
     asked: &[PosixRlimit],
 ) -> Result<Vec<RlimitJob>, CompileError> {
     let mut jobs: Vec<RlimitJob> = Vec::with_capacity(defaults.len() + asked.len());
-    for (limit, required) in
-        asked.iter().map(|l| (l, true)).chain(defaults.iter().map(|l| (l, false)))
-    {
+    for (limit, required) in asked.iter().map(|l| (l, true)).chain(defaults.iter().map(|l| (l, false))) {
         let (name, number) = resource(limit.typ());
         if limit.soft() > limit.hard() {
             return Err(CompileError::invalid(

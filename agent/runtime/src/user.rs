@@ -49,7 +49,9 @@ pub(crate) fn resolve_in(user: &UserJob, passwd: &str, group: &str) -> Result<Id
                 Some(uid) => find_user(passwd, |e| e.uid == uid)
                     .map_or(User { name: "", uid, gid: 0, home: "" }, |e| e),
                 None => find_user(passwd, |e| e.name == who).ok_or_else(|| {
-                    no_such(format!("no user `{who}` in the image's /etc/passwd; use a name that is there, or a number"))
+                    no_such(format!(
+                        "no user `{who}` in the image's /etc/passwd; use a name that is there, or a number"
+                    ))
                 })?,
             };
             let gid = match of {
@@ -57,7 +59,9 @@ pub(crate) fn resolve_in(user: &UserJob, passwd: &str, group: &str) -> Result<Id
                 Some(of) => match numeric("group", of)? {
                     Some(gid) => gid,
                     None => find_group(group, of).ok_or_else(|| {
-                        no_such(format!("no group `{of}` in the image's /etc/group; use a name that is there, or a number"))
+                        no_such(format!(
+                            "no group `{of}` in the image's /etc/group; use a name that is there, or a number"
+                        ))
                     })?,
                 },
             };
@@ -143,7 +147,9 @@ fn read(root: BorrowedFd<'_>, path: &str) -> Result<String, Failure> {
     let fd = match super::mounts::open_inside(root, path, flags, ResolveFlags::empty()) {
         Ok(fd) => fd,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
-        Err(Errno::LOOP) => return Err(fail(format!("{path} of the image leads through a loop, or a link of /proc"))),
+        Err(Errno::LOOP) => {
+            return Err(fail(format!("{path} of the image leads through a loop, or a link of /proc")));
+        }
         Err(e) => return Err(Failure::errno("user", format_args!("{path} of the image"), e)),
     };
     let file = std::fs::File::from(fd);
@@ -172,7 +178,8 @@ mod tests {
         # comment\n\
         huge:x:4294967296:0::/:\n\
         app:x:1000:1000:App,,,:/srv/app:/bin/false";
-    const GROUP: &str = "root:x:0:\nwheel:x:10:app,redis\nredis:x:998:\nnumbered:x:5:apple,app2\nlast:x:77:app";
+    const GROUP: &str =
+        "root:x:0:\nwheel:x:10:app,redis\nredis:x:998:\nnumbered:x:5:apple,app2\nlast:x:77:app";
 
     fn ask(lookup: &str) -> Result<Identity, Failure> {
         let user = UserJob { lookup: Some(lookup.to_owned()), uid: 7, gid: 7, additional_gids: vec![44] };

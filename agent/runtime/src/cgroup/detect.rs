@@ -17,8 +17,20 @@ pub struct Hierarchy {
 
 /// Version 1 controllers (`cgroups(7)`); everything else among the super options is an option.
 const V1: [&str; 14] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "net_cls", "blkio", "perf_event", "net_prio",
-    "hugetlb", "pids", "rdma", "misc",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "net_cls",
+    "blkio",
+    "perf_event",
+    "net_prio",
+    "hugetlb",
+    "pids",
+    "rdma",
+    "misc",
 ];
 
 /// The hierarchies in the table's order, cgroup2 last. Only the first mount of each counts, and of those only what
@@ -38,7 +50,8 @@ pub(super) fn parse(text: &str) -> Vec<Hierarchy> {
         let name = mount.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         match *fstype {
             "cgroup2" if v2.is_none() => {
-                let controllers = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+                let controllers =
+                    std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
                 let controllers = controllers.split_whitespace().map(str::to_owned).collect();
                 v2 = Some(Hierarchy { mount, name, v2: true, controllers });
             }
@@ -46,9 +59,9 @@ pub(super) fn parse(text: &str) -> Vec<Hierarchy> {
                 let controllers: Vec<String> =
                     options.split(',').filter(|o| V1.contains(o)).map(str::to_owned).collect();
                 let named = options.split(',').any(|o| o.starts_with("name="));
-                let known = v1.iter().any(|h| {
-                    h.mount == mount || (!controllers.is_empty() && h.controllers == controllers)
-                });
+                let known = v1
+                    .iter()
+                    .any(|h| h.mount == mount || (!controllers.is_empty() && h.controllers == controllers));
                 if !known && (named || !controllers.is_empty()) {
                     v1.push(Hierarchy { mount, name, v2: false, controllers });
                 }

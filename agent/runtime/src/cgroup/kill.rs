@@ -51,7 +51,11 @@ pub(super) fn populated_v1(dir: &Path) -> Option<bool> {
 pub(super) fn kill_v2(dir: &Path) -> Result<(), CgroupError> {
     match write(&dir.join("cgroup.kill"), "1") {
         Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            if dir.exists() { kill_v1(dir, false) } else { Ok(()) }
+            if dir.exists() {
+                kill_v1(dir, false)
+            } else {
+                Ok(())
+            }
         }
         other => other,
     }

@@ -59,7 +59,8 @@ impl Limits {
     /// # Errors
     /// A field that this version does not do is refused by its name.
     pub fn from_oci(resources: &LinuxResources) -> Result<Self, CompileError> {
-        let refuse = |field: &str| CompileError::unsupported(format!("linux.resources.{field}"), "leave it out");
+        let refuse =
+            |field: &str| CompileError::unsupported(format!("linux.resources.{field}"), "leave it out");
         let fields = [
             ("blockIO", resources.block_io().is_some()),
             ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|h| !h.is_empty())),
@@ -103,14 +104,19 @@ impl Limits {
             limits.cpu_quota_us = limit(cpu.quota());
             limits.cpu_period_us = cpu.period();
         }
-        limits.pids = limit(resources.pids().as_ref().map(oci_spec::runtime::LinuxPids::limit)).filter(|n| *n > 0);
+        limits.pids =
+            limit(resources.pids().as_ref().map(oci_spec::runtime::LinuxPids::limit)).filter(|n| *n > 0);
         for rule in resources.devices().iter().flatten() {
-            let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
+            let number =
+                |n: Option<i64>| n.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
             let typ = match rule.typ() {
                 Some(LinuxDeviceType::B) => "b",
                 Some(LinuxDeviceType::C | LinuxDeviceType::U) => "c",
                 Some(LinuxDeviceType::P) => {
-                    return Err(CompileError::invalid("linux.resources.devices", "type `p` has no device number"));
+                    return Err(CompileError::invalid(
+                        "linux.resources.devices",
+                        "type `p` has no device number",
+                    ));
                 }
                 Some(LinuxDeviceType::A) | None => "a",
             };
@@ -127,7 +133,11 @@ impl Limits {
             }
             let rule = DeviceRule {
                 allow: rule.allow(),
-                rule: if all { "a".to_owned() } else { format!("{typ} {}:{} {access}", number(rule.major()), number(rule.minor())) },
+                rule: if all {
+                    "a".to_owned()
+                } else {
+                    format!("{typ} {}:{} {access}", number(rule.major()), number(rule.minor()))
+                },
             };
             limits.devices.push(rule);
         }
@@ -294,7 +304,9 @@ pub(super) fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
         }
     }
     match write(&dir.join("cgroup.clone_children"), "1") {
-        Err(CgroupError::Io { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
+        Err(CgroupError::Io { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
+            Ok(())
+        }
         other => other,
     }
 }

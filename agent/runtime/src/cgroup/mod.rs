@@ -89,7 +89,11 @@ impl Cgroups {
         Self::from_mountinfo(&text, instance, parent)
     }
 
-    pub(crate) fn from_mountinfo(text: &str, instance: &str, parent: Option<&Path>) -> Result<Self, CgroupError> {
+    pub(crate) fn from_mountinfo(
+        text: &str,
+        instance: &str,
+        parent: Option<&Path>,
+    ) -> Result<Self, CgroupError> {
         let hierarchies = detect::parse(text);
         if hierarchies.is_empty() {
             return Err(CgroupError::None);
@@ -206,6 +210,12 @@ impl Cgroups {
         kill::populated_v1(&self.group(self.hierarchies.first()?, uid))
     }
 
+    /// Whether any hierarchy has a group of the container.
+    #[must_use]
+    pub fn exists(&self, uid: &str) -> bool {
+        check_name(uid).is_ok() && self.hierarchies.iter().any(|h| self.group(h, uid).exists())
+    }
+
     /// `cgroup.events` of the container, for a caller that waits for `populated` by `inotify` or `POLLPRI`; only where
     /// cgroup2 is mounted.
     #[must_use]
@@ -224,7 +234,9 @@ impl Cgroups {
         if let Some(h) = self.v2() {
             return kill::kill_v2(&self.group(h, uid));
         }
-        let Some(h) = self.with("freezer").or(self.hierarchies.first()) else { return Err(CgroupError::None) };
+        let Some(h) = self.with("freezer").or(self.hierarchies.first()) else {
+            return Err(CgroupError::None);
+        };
         kill::kill_v1(&self.group(h, uid), h.controllers.iter().any(|c| c == "freezer"))
     }
 

@@ -20,8 +20,11 @@ type Group = Option<(PathBuf, bool)>;
 pub(super) fn read(memory: Group, cpu: Group, pids: Group) -> Stats {
     let mut stats = Stats::default();
     if let Some((dir, v2)) = memory {
-        let (usage, inactive) =
-            if v2 { ("memory.current", "inactive_file") } else { ("memory.usage_in_bytes", "total_inactive_file") };
+        let (usage, inactive) = if v2 {
+            ("memory.current", "inactive_file")
+        } else {
+            ("memory.usage_in_bytes", "total_inactive_file")
+        };
         stats.memory_bytes = number(&dir.join(usage));
         let inactive = field(&dir.join("memory.stat"), inactive).unwrap_or(0);
         stats.memory_working_set_bytes = stats.memory_bytes.map(|m| m.saturating_sub(inactive));

@@ -1,0 +1,122 @@
+use oci_spec::runtime::{
+    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
+};
+
+use super::*;
+
+const V1: &str = "\
+28 20 0:25 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+29 28 0:26 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
+30 28 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+31 28 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd
+32 28 0:27 /some/group /mnt/memory rw - cgroup cgroup rw,memory
+33 28 0:29 / /mnt/with\\040blank rw - cgroup cgroup rw,pids
+34 28 0:30 / /nowhere/unified rw - cgroup2 cgroup2 rw
+";
+
+#[test]
+fn hierarchies_are_read_from_the_table_of_mounts() {
+    let groups = Cgroups::from_mountinfo(V1, "abc", Some(Path::new("/a/b"))).unwrap();
+    let seen: Vec<_> = groups
+        .hierarchies()
+        .iter()
+        .map(|h| (h.mount.to_str().unwrap(), h.v2, h.controllers.join("+")))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("/sys/fs/cgroup/cpu,cpuacct", false, "cpu+cpuacct".to_owned()),
+            ("/sys/fs/cgroup/memory", false, "memory".to_owned()),
+            ("/sys/fs/cgroup/systemd", false, String::new()),
+            ("/mnt/with blank", false, "pids".to_owned()),
+            ("/nowhere/unified", true, String::new()),
+        ]
+    );
+    let group = groups.group(&groups.hierarchies()[1], "u1");
+    assert_eq!(group.to_str(), Some("/sys/fs/cgroup/memory/a/b/stower-abc/c/u1"));
+}
+
+#[test]
+fn names_that_could_leave_our_groups_are_refused() {
+    let groups = Cgroups::from_mountinfo(V1, "abc", None).unwrap();
+    for name in ["", ".", "..", "../x", "a/b", "a\nb", ".hidden", &"x".repeat(201)] {
+        assert!(matches!(groups.create(name, &Limits::default()), Err(CgroupError::BadName(_))), "{name:?}");
+        assert!(matches!(groups.remove(name), Err(CgroupError::BadName(_))), "{name:?}");
+        assert!(matches!(groups.kill(name), Err(CgroupError::BadName(_))), "{name:?}");
+        assert_eq!(groups.populated(name), None);
+    }
+    assert!(matches!(
+        Cgroups::from_mountinfo(V1, "a", Some(Path::new("../x"))),
+        Err(CgroupError::BadName(_))
+    ));
+    assert!(matches!(Cgroups::from_mountinfo("", "a", None), Err(CgroupError::None)));
+}
+
+#[test]
+fn a_limit_without_its_controller_is_refused_before_anything_is_made() {
+    let groups = Cgroups::from_mountinfo(V1.lines().nth(1).unwrap(), "abc", None).unwrap();
+    let e = groups.create("u", &Limits { memory_bytes: Some(1), ..Limits::default() }).unwrap_err();
+    assert!(e.to_string().contains("controller `memory`"), "{e}");
+}
+
+#[test]
+fn weights_follow_shares() {
+    assert_eq!([2, 512, 1024, 262_144, u64::MAX].map(limits::weight), [1, 20, 39, 10_000, 10_000]);
+}
+
+#[test]
+fn limits_come_from_a_specification_and_unknown_ones_are_refused() {
+    let empty = || {
+        let mut r = LinuxResources::default();
+        r.set_devices(None);
+        r
+    };
+    assert_eq!(Limits::from_oci(&empty()).unwrap(), Limits::default());
+    let mut r = empty();
+    r.set_memory(Some(LinuxMemoryBuilder::default().limit(100i64).swap(-1i64).build().unwrap()))
+        .set_cpu(Some(LinuxCpuBuilder::default().shares(5u64).quota(7i64).build().unwrap()))
+        .set_pids(Some(LinuxPidsBuilder::default().limit(9).build().unwrap()));
+    let limits = Limits::from_oci(&r).unwrap();
+    assert_eq!((limits.memory_bytes, limits.memory_swap_bytes), (Some(100), None));
+    assert_eq!((limits.cpu_shares, limits.cpu_quota_us, limits.pids), (Some(5), Some(7), Some(9)));
+    let mut r = empty();
+    r.set_cpu(Some(LinuxCpuBuilder::default().cpus("0").build().unwrap()));
+    assert!(Limits::from_oci(&r).unwrap_err().to_string().starts_with("linux.resources.cpu.cpus"));
+    let r = LinuxResourcesBuilder::default().unified([("a".to_owned(), "b".to_owned())]).build().unwrap();
+    assert!(Limits::from_oci(&r).unwrap_err().to_string().starts_with("linux.resources.unified"));
+}
+
+#[test]
+fn counts_survive_missing_files() {
+    assert_eq!(stats::oom_kills(Path::new("/nowhere"), true), 0);
+    assert_eq!(stats::read(None, None, Some(("/nowhere".into(), true))), Stats::default());
+    assert_eq!(kill::populated_v2(Path::new("/nowhere")), Some(false));
+    assert_eq!(kill::populated_v1(Path::new("/nowhere")), Some(false));
+}
+
+/// Version 1 alone, as on a machine without cgroup2: processes are frozen and killed one by one.
+#[test]
+fn root_a_group_is_killed_without_cgroup_kill() {
+    let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") else { panic!("no mountinfo") };
+    let v1: String = text.lines().filter(|l| !l.contains(" - cgroup2 ")).map(|l| format!("{l}\n")).collect();
+    let Ok(groups) = Cgroups::from_mountinfo(&v1, &format!("k{}", std::process::id()), None) else {
+        // A machine with version 2 alone has nothing of this to test.
+        return;
+    };
+    let join = groups.create("u", &Limits::default()).unwrap();
+    let dir = &join.v1.iter().find(|g| g.name == "freezer").unwrap_or(&join.v1[0]).dir;
+    std::fs::create_dir(dir.join("below")).unwrap();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    std::fs::write(dir.join("below/cgroup.procs"), child.id().to_string()).unwrap();
+    let first = groups.hierarchies().first().unwrap();
+    std::fs::write(groups.group(first, "u").join("cgroup.procs"), child.id().to_string()).unwrap();
+    assert_eq!(groups.populated("u"), Some(true));
+    assert!(matches!(groups.remove("u"), Err(CgroupError::Busy { .. })));
+    groups.kill("u").unwrap();
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert_eq!(groups.populated("u"), Some(false));
+    groups.remove("u").unwrap();
+    groups.remove_root().unwrap();
+    assert!(!dir.exists());
+}

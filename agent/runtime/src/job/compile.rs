@@ -5,9 +5,7 @@ use oci_spec::runtime::{
 };
 
 use super::request::{RootFs, StartRequest};
-use super::{
-    Job, MountJob, MountSource, Namespace, NamespaceKind, OomScore, Process, UserJob,
-};
+use super::{Job, MountJob, MountSource, Namespace, NamespaceKind, OomScore, Process, UserJob};
 use crate::error::CompileError;
 use crate::mounts::options;
 use crate::{caps, device, rlimit};
@@ -27,8 +25,7 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
     let empty = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&empty);
     refuse_linux(linux)?;
-    let process =
-        spec.process().as_ref().ok_or_else(|| CompileError::invalid("process", "is missing"))?;
+    let process = spec.process().as_ref().ok_or_else(|| CompileError::invalid("process", "is missing"))?;
     refuse_process(process)?;
 
     let namespaces = namespaces(linux)?;
@@ -55,7 +52,10 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
         check_root(&field, &volume.tree)?;
         let parsed = options::parse(&field, &volume.options)?;
         if let Some(option) = parsed.data.first() {
-            return Err(CompileError::invalid(format!("{field}.options"), format!("`{option}` is no mount attribute")));
+            return Err(CompileError::invalid(
+                format!("{field}.options"),
+                format!("`{option}` is no mount attribute"),
+            ));
         }
         let destination = destination(&field, &volume.destination)?;
         let source = MountSource::Tree(volume.tree.clone());
@@ -63,11 +63,9 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
     }
     check_root("root", &request.root)?;
 
-    let populate_dev = mounts
-        .iter()
-        .rev()
-        .find(|m| m.destination == "/dev")
-        .is_some_and(|m| matches!(&m.source, MountSource::Fs { fstype, .. } if fstype == "tmpfs" || fstype == "devtmpfs"));
+    let populate_dev = mounts.iter().rev().find(|m| m.destination == "/dev").is_some_and(
+        |m| matches!(&m.source, MountSource::Fs { fstype, .. } if fstype == "tmpfs" || fstype == "devtmpfs"),
+    );
     let asked_devices = linux.devices().as_deref().unwrap_or_default();
     if !populate_dev && !asked_devices.is_empty() {
         return Err(CompileError::unsupported("linux.devices", "they need a tmpfs mounted at /dev"));
@@ -141,7 +139,10 @@ fn refuse_linux(linux: &Linux) -> Result<(), CompileError> {
         ("linux.timeOffsets", some(linux.time_offsets().as_ref().map(std::collections::HashMap::len))),
     ])?;
     if linux.seccomp().is_some() {
-        return Err(CompileError::unsupported("linux.seccomp", "compile it and give it as the request's filter"));
+        return Err(CompileError::unsupported(
+            "linux.seccomp",
+            "compile it and give it as the request's filter",
+        ));
     }
     Ok(())
 }
@@ -202,7 +203,9 @@ fn root_propagation(value: Option<&str>) -> Result<Option<u64>, CompileError> {
         Some("slave" | "rslave") => Ok(Some(libc::MS_SLAVE)),
         Some("unbindable" | "runbindable") => Ok(Some(libc::MS_UNBINDABLE)),
         Some("shared" | "rshared") => Ok(Some(libc::MS_SHARED)),
-        Some(other) => Err(CompileError::invalid("linux.rootfsPropagation", format!("`{other}` is no propagation"))),
+        Some(other) => {
+            Err(CompileError::invalid("linux.rootfsPropagation", format!("`{other}` is no propagation")))
+        }
     }
 }
 
@@ -227,21 +230,28 @@ fn destination(field: &str, path: &str) -> Result<String, CompileError> {
 
 fn compile_mount(field: &str, mount: &Mount) -> Result<MountJob, CompileError> {
     let utf8 = |what: &str, path: &std::path::Path| {
-        path.to_str().map(str::to_owned).ok_or_else(|| CompileError::invalid(format!("{field}.{what}"), "is not UTF-8"))
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| CompileError::invalid(format!("{field}.{what}"), "is not UTF-8"))
     };
     if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
         return Err(CompileError::unsupported(format!("{field}.uidMappings"), "leave the mappings out"));
     }
-    let destination = destination(&format!("{field}.destination"), &utf8("destination", mount.destination())?)?;
+    let destination =
+        destination(&format!("{field}.destination"), &utf8("destination", mount.destination())?)?;
     let parsed = options::parse(field, mount.options().as_deref().unwrap_or_default())?;
     let typ = mount.typ().as_deref().unwrap_or("");
     let source = mount.source().as_deref();
     let source = match (typ, parsed.bind) {
         ("bind" | "none" | "", _) | (_, Some(_)) => {
             if typ != "bind" && parsed.bind.is_none() {
-                return Err(CompileError::invalid(format!("{field}.type"), "is missing, and no `bind` option is given"));
+                return Err(CompileError::invalid(
+                    format!("{field}.type"),
+                    "is missing, and no `bind` option is given",
+                ));
             }
-            let path = source.ok_or_else(|| CompileError::invalid(format!("{field}.source"), "is missing"))?;
+            let path =
+                source.ok_or_else(|| CompileError::invalid(format!("{field}.source"), "is missing"))?;
             if !path.is_absolute() {
                 let problem = format!("{} is not absolute", path.display());
                 return Err(CompileError::invalid(format!("{field}.source"), problem));
@@ -300,13 +310,20 @@ fn sysctl(
     namespaces: &[Namespace],
     has_hostname: bool,
 ) -> Result<(String, String), CompileError> {
-    const IPC: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    const IPC: [&str; 8] =
+        ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
     let field = format!("linux.sysctl[{key}]");
     // As sysctl(8): the first separator decides which of `.` and `/` separates.
     let path = if key.find('/').is_some_and(|s| key.find('.').is_none_or(|d| s < d)) {
         key.to_owned()
     } else {
-        key.chars().map(|c| match c { '.' => '/', '/' => '.', c => c }).collect()
+        key.chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            })
+            .collect()
     };
     if path.split('/').any(|c| matches!(c, "" | "." | "..")) || path.contains('\0') {
         return Err(CompileError::invalid(field, "is no name of a kernel setting"));
@@ -321,7 +338,10 @@ fn sysctl(
         _ => false,
     };
     if !allowed {
-        return Err(CompileError::invalid(field, "is not a setting of one of the container's own namespaces"));
+        return Err(CompileError::invalid(
+            field,
+            "is not a setting of one of the container's own namespaces",
+        ));
     }
     Ok((path, value.to_owned()))
 }
@@ -333,7 +353,10 @@ fn compile_process(
 ) -> Result<Process, CompileError> {
     let args = process.args().clone().unwrap_or_default();
     if args.first().is_none_or(String::is_empty) {
-        return Err(CompileError::invalid("process.args", "there is no command; give one, or use an image that has one"));
+        return Err(CompileError::invalid(
+            "process.args",
+            "there is no command; give one, or use an image that has one",
+        ));
     }
     let env = process.env().clone().unwrap_or_default();
     for (field, list) in [("process.args", &args), ("process.env", &env)] {

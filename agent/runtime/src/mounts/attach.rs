@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags};
 
-use super::options::{RDONLY, NODEV, NOEXEC, NOSUID};
+use super::options::{NODEV, NOEXEC, NOSUID, RDONLY};
 use super::path::{Make, open_making};
 use super::tree::{self, Tree};
 use crate::error::{Failure, FailureKind};
@@ -24,8 +24,9 @@ impl Root {
         const STAGE: &str = "root";
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = || {
-            rustix::fs::open(&job.run_dir, flags, Mode::empty())
-                .map_err(|e| Failure::errno(STAGE, format_args!("run directory {}", job.run_dir.display()), e))
+            rustix::fs::open(&job.run_dir, flags, Mode::empty()).map_err(|e| {
+                Failure::errno(STAGE, format_args!("run directory {}", job.run_dir.display()), e)
+            })
         };
         let target = open()?;
         match tree::from_rootfs(STAGE, &job.root, job.legacy_overlay)? {
@@ -137,7 +138,8 @@ pub(super) fn target(
 ) -> Result<OwnedFd, Failure> {
     let make = match tree {
         Tree::Detached(fd) => {
-            let kind = rustix::fs::fstat(fd).map_err(|e| Failure::errno(stage, "looking at the source", e))?;
+            let kind =
+                rustix::fs::fstat(fd).map_err(|e| Failure::errno(stage, "looking at the source", e))?;
             if kind.st_mode & libc::S_IFMT == libc::S_IFDIR { Make::Dir } else { Make::File }
         }
         Tree::Legacy { .. } => Make::Dir,
@@ -148,7 +150,10 @@ pub(super) fn target(
         Errno::LOOP if strict => Failure::new(
             stage,
             FailureKind::UnsafePath,
-            format!("{} of the image leads through a symbolic link; it must be a real directory", mount.destination),
+            format!(
+                "{} of the image leads through a symbolic link; it must be a real directory",
+                mount.destination
+            ),
         ),
         Errno::LOOP => Failure::new(
             stage,
@@ -158,7 +163,10 @@ pub(super) fn target(
         Errno::NOTDIR => Failure::new(
             stage,
             FailureKind::UnsafePath,
-            format!("{} is not a directory in the image, but a directory is to be mounted there", mount.destination),
+            format!(
+                "{} is not a directory in the image, but a directory is to be mounted there",
+                mount.destination
+            ),
         ),
         e => Failure::errno(stage, format_args!("the target {}", mount.destination), e),
     })?;
@@ -192,7 +200,8 @@ fn verify_target(
     let is_dir = place.st_mode & libc::S_IFMT == libc::S_IFDIR;
     if is_dir != (make == Make::Dir) {
         let (is, needed) = if is_dir { ("directory", "file") } else { ("file", "directory") };
-        let message = format!("{} is a {is} in the image, but a {needed} is to be mounted there", mount.destination);
+        let message =
+            format!("{} is a {is} in the image, but a {needed} is to be mounted there", mount.destination);
         return Err(Failure::new(stage, FailureKind::UnsafePath, message));
     }
     let top = rustix::fs::fstat(root).map_err(fail)?;
@@ -215,7 +224,14 @@ pub(super) fn apply(stage: &str, fd: BorrowedFd<'_>, attrs: &MountAttrs) -> Resu
     }
     if attrs.set | attrs.clear != 0 || (attrs.propagation != 0 && !attrs.rec_propagation) {
         let propagation = if attrs.rec_propagation { 0 } else { attrs.propagation };
-        set_attrs(stage, fd, false, attrs.set, attrs.clear & !attrs.set | field_clear(attrs.set), propagation)?;
+        set_attrs(
+            stage,
+            fd,
+            false,
+            attrs.set,
+            attrs.clear & !attrs.set | field_clear(attrs.set),
+            propagation,
+        )?;
     }
     if attrs.rec_propagation && attrs.propagation != 0 && attrs.propagation != libc::MS_PRIVATE {
         set_attrs(stage, fd, true, 0, 0, attrs.propagation)?;

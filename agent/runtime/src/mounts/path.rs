@@ -9,7 +9,12 @@ use rustix::io::{Errno, Result};
 const MAX_LINKS: u32 = 40;
 
 /// Opens what `path` names, with `root` as `/`. Links are followed inside the root, those of `/proc` never.
-pub(crate) fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd> {
+pub(crate) fn open_inside(
+    root: BorrowedFd<'_>,
+    path: &str,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | resolve;
     loop {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -33,7 +38,12 @@ pub(crate) fn open_dir_making(root: BorrowedFd<'_>, path: &str) -> Result<OwnedF
 }
 
 /// Opens `path` as a place (`O_PATH`), making what is missing.
-pub(crate) fn open_making(root: BorrowedFd<'_>, path: &str, make: Make, resolve: ResolveFlags) -> Result<OwnedFd> {
+pub(crate) fn open_making(
+    root: BorrowedFd<'_>,
+    path: &str,
+    make: Make,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
     let flags = OFlags::PATH | if make == Make::Dir { OFlags::DIRECTORY } else { OFlags::empty() };
     match open_inside(root, path, flags, resolve) {
         Err(Errno::NOENT) => {}
@@ -77,9 +87,8 @@ fn walk_making(root: BorrowedFd<'_>, path: &str, make: Make, no_links: bool) -> 
             }
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let next = rustix::fs::openat(at, &*name, flags, Mode::empty()).map_err(|e| {
-            if e == Errno::NOENT { Errno::ROFS } else { e }
-        })?;
+        let next = rustix::fs::openat(at, &*name, flags, Mode::empty())
+            .map_err(|e| if e == Errno::NOENT { Errno::ROFS } else { e })?;
         if rustix::fs::fstat(&next)?.st_mode & libc::S_IFMT != libc::S_IFLNK {
             stack.push(next);
             continue;

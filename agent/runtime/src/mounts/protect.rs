@@ -6,7 +6,7 @@ use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::attach::{INERT, move_to, set_attrs, target};
-use super::options::RDONLY;
+use super::options::{NODEV, RDONLY};
 use super::path::open_inside;
 use super::tree::{self, Tree};
 use crate::error::{Failure, FailureKind};
@@ -18,7 +18,8 @@ pub(crate) fn protect(root: BorrowedFd<'_>, job: &Job) -> Result<(), Failure> {
     for path in &job.readonly_paths {
         let stage = format!("read-only path {path}");
         let Some(place) = open(root, path, &stage)? else { continue };
-        let copy = tree::bind_fd(place.as_fd(), true).map_err(|e| Failure::errno(&*stage, "copying the mount", e))?;
+        let copy = tree::bind_fd(place.as_fd(), true)
+            .map_err(|e| Failure::errno(&*stage, "copying the mount", e))?;
         set_attrs(&stage, copy.as_fd(), true, RDONLY, 0, 0)?;
         move_to(&copy, place.as_fd()).map_err(|e| Failure::errno(&*stage, "attaching", e))?;
     }
@@ -32,17 +33,28 @@ pub(crate) fn protect(root: BorrowedFd<'_>, job: &Job) -> Result<(), Failure> {
         let cover = if is_dir {
             // One empty directory covers them all.
             if empty.is_none() {
-                empty = Some(tree::filesystem(&stage, "tmpfs", "tmpfs", &["mode=555".to_owned()], RDONLY | INERT)?);
+                empty = Some(tree::filesystem(
+                    &stage,
+                    "tmpfs",
+                    "tmpfs",
+                    &["mode=555".to_owned()],
+                    RDONLY | INERT,
+                )?);
             }
             &empty
         } else {
             if null.is_none() {
-                null = Some(crate::device::open_null()?);
+                let device = crate::device::open_null()?;
+                let cover = tree::bind_fd(device.as_fd(), false)
+                    .map_err(|e| Failure::errno(&*stage, "copying the null device", e))?;
+                set_attrs(&stage, cover.as_fd(), false, (INERT & !NODEV) | RDONLY, 0, 0)?;
+                null = Some(cover);
             }
             &null
         };
         let Some(cover) = cover else { continue };
-        let cover = tree::bind_fd(cover.as_fd(), false).map_err(|e| Failure::errno(&*stage, "copying the cover", e))?;
+        let cover = tree::bind_fd(cover.as_fd(), false)
+            .map_err(|e| Failure::errno(&*stage, "copying the cover", e))?;
         move_to(&cover, place.as_fd()).map_err(|e| Failure::errno(&*stage, "attaching", e))?;
     }
     Ok(())
@@ -50,7 +62,7 @@ pub(crate) fn protect(root: BorrowedFd<'_>, job: &Job) -> Result<(), Failure> {
 
 /// `None` when there is no such path, so nothing to protect.
 fn open(root: BorrowedFd<'_>, path: &str, stage: &str) -> Result<Option<OwnedFd>, Failure> {
-    match open_inside(root, path, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS) {
+    match open_inside(root, path, OFlags::PATH, ResolveFlags::NO_SYMLINKS) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(Errno::LOOP) => Err(Failure::new(

@@ -43,7 +43,9 @@ pub(crate) fn from_rootfs(stage: &str, root: &RootFs, legacy: bool) -> Result<Tr
             context.mount(if read_only { super::options::RDONLY } else { 0 }).map(Tree::Detached)
         }
         RootFs::Overlay { lower, upper, work, options } => {
-            if !legacy && let Some(tree) = overlay_new(stage, lower, upper.as_deref(), work.as_deref(), options)? {
+            if !legacy
+                && let Some(tree) = overlay_new(stage, lower, upper.as_deref(), work.as_deref(), options)?
+            {
                 return Ok(Tree::Detached(tree));
             }
             overlay_legacy(stage, lower, upper.as_deref(), work.as_deref(), options)
@@ -77,7 +79,11 @@ fn overlay_new(
         match context.try_string(key, text) {
             Ok(()) => Ok(true),
             Err(Errno::INVAL) if key == "lowerdir+" => Ok(false),
-            Err(e) => Err(Failure::errno(stage, format_args!("overlay layer {}{}", path.display(), context.log()), e)),
+            Err(e) => Err(Failure::errno(
+                stage,
+                format_args!("overlay layer {}{}", path.display(), context.log()),
+                e,
+            )),
         }
     };
     for path in lower {
@@ -195,7 +201,8 @@ impl<'a> Context<'a> {
     }
 
     fn flag(&self, key: &str) -> Result<(), Failure> {
-        rustix::mount::fsconfig_set_flag(self.fd.as_fd(), key).map_err(|e| self.failed(&format!("option {key}"), e))
+        rustix::mount::fsconfig_set_flag(self.fd.as_fd(), key)
+            .map_err(|e| self.failed(&format!("option {key}"), e))
     }
 
     fn options<'o>(&self, options: impl Iterator<Item = &'o String>) -> Result<(), Failure> {

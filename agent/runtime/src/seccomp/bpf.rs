@@ -142,7 +142,9 @@ fn leaf(verdict: Verdict) -> Vec<Insn> {
         Verdict::Errno(number) => return vec![errno(*number)],
         Verdict::OneOf(arg, values) => (*arg, JEQ, values, insn(RET, RET_ALLOW), errno(EPERM)),
         Verdict::NoneOf(arg, values) => (*arg, JEQ, values, errno(EPERM), insn(RET, RET_ALLOW)),
-        Verdict::NoBits(arg, bits) => (*arg, JSET, std::slice::from_ref(bits), errno(EPERM), insn(RET, RET_ALLOW)),
+        Verdict::NoBits(arg, bits) => {
+            (*arg, JSET, std::slice::from_ref(bits), errno(EPERM), insn(RET, RET_ALLOW))
+        }
     };
     let mut out = vec![load(arg)];
     for (i, value) in values.iter().enumerate() {

@@ -52,7 +52,8 @@ fn verdict(bounding: u64, name: &str, arg: u64) -> u32 {
 
 #[test]
 fn the_table_is_sorted_and_gives_the_machines_own_numbers() {
-    for (name, nr) in [("read", libc::SYS_read), ("openat2", libc::SYS_openat2), ("socket", libc::SYS_socket)] {
+    for (name, nr) in [("read", libc::SYS_read), ("openat2", libc::SYS_openat2), ("socket", libc::SYS_socket)]
+    {
         #[cfg(target_arch = "x86_64")]
         assert_eq!(libc::c_long::from(number(name, 0)), nr, "{name}");
     }
@@ -141,7 +142,12 @@ fn the_filter_is_small_and_shallow() {
     let program = program(caps::DEFAULT);
     let steps: Vec<usize> = (0..470).map(|nr| run(&program, X86_64, nr, [0; 6]).1).collect();
     let sum: usize = steps.iter().sum();
-    println!("{} instructions, at most {} steps, {} for all calls", program.len(), steps.iter().max().unwrap(), sum);
+    println!(
+        "{} instructions, at most {} steps, {} for all calls",
+        program.len(),
+        steps.iter().max().unwrap(),
+        sum
+    );
     assert!(program.len() < 500, "{}", program.len());
     assert!(steps.iter().all(|s| *s < 20));
 }

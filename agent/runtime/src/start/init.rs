@@ -48,8 +48,7 @@ fn prepare(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Result<Never, Failure> 
     mounts::attach_all(&root, job)?;
     mounts::protect(root.fd(), job)?;
     write_sysctls(job)?;
-    // Opened while the host's is still in reach: /dev of the container may be anything.
-    let stdin = crate::device::open_null()?;
+    let stdin = open_stdin(root.fd())?;
     let identity = user::resolve(root.fd(), &job.process.user)?;
     let cwd = open_cwd(root.fd(), job)?;
     root.pivot(job)?;
@@ -145,10 +144,20 @@ fn write_sysctls(job: &Job) -> Result<(), Failure> {
             | ResolveFlags::NO_MAGICLINKS
             | ResolveFlags::NO_XDEV;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat2(&proc, format!("sys/{path}"), flags, Mode::empty(), resolve).map_err(fail)?;
+        let file =
+            rustix::fs::openat2(&proc, format!("sys/{path}"), flags, Mode::empty(), resolve).map_err(fail)?;
         rustix::io::write(&file, value.as_bytes()).map_err(fail)?;
     }
     Ok(())
+}
+
+/// The container's own null device, if it is one; else the machine's, which is still in reach before the pivot.
+fn open_stdin(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match mounts::open_inside(root, "/dev/null", flags, ResolveFlags::NO_SYMLINKS) {
+        Ok(fd) if crate::device::is_null(&fd) => Ok(fd),
+        _ => crate::device::open_null(),
+    }
 }
 
 /// Opened inside the root before the pivot, so it cannot be a directory outside.
@@ -158,7 +167,9 @@ fn open_cwd(root: BorrowedFd<'_>, job: &Job) -> Result<OwnedFd, Failure> {
         let text = match e {
             Errno::NOTDIR => format!("{path} is not a directory in the image"),
             Errno::LOOP => format!("{path} leads through a loop of links, or a link of /proc"),
-            Errno::ROFS => format!("{path} is not in the image, and cannot be made on a read-only filesystem"),
+            Errno::ROFS => {
+                format!("{path} is not in the image, and cannot be made on a read-only filesystem")
+            }
             e => format!("{path}: {}", std::io::Error::from(e)),
         };
         Failure { errno: e.raw_os_error(), ..Failure::new("working directory", FailureKind::BadCwd, text) }
@@ -174,7 +185,8 @@ fn new_session() -> Result<(), Failure> {
 
 fn stdio(stdin: &OwnedFd, ends: &Ends<'_>) -> Result<(), Failure> {
     for (fd, number) in [(stdin, 0), (ends.stdout, 1), (ends.stderr, 2)] {
-        sys::dup_to(fd.as_fd(), number).map_err(|e| Failure::errno("stdio", format_args!("descriptor {number}"), e))?;
+        sys::dup_to(fd.as_fd(), number)
+            .map_err(|e| Failure::errno("stdio", format_args!("descriptor {number}"), e))?;
     }
     // Whatever else is open, known or not, ends with the exec.
     sys::cloexec_from(3).map_err(|e| Failure::errno("stdio", "closing at exec", e))
@@ -222,7 +234,8 @@ fn drop_privileges(job: &Job, identity: &Identity, filter: &[u8], cwd: &OwnedFd)
     };
     if process.no_new_privileges {
         caps::apply(&process.caps)?;
-        rustix::thread::set_no_new_privs(true).map_err(|e| Failure::errno("no_new_privs", "setting it", e))?;
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|e| Failure::errno("no_new_privs", "setting it", e))?;
         load()
     } else {
         // Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes right after.
@@ -294,7 +307,9 @@ fn explain(command: &str, file: &str, e: &std::io::Error) -> Failure {
             (FailureKind::PermissionDenied, format!("{file}: permission denied{}", why_denied(file)))
         }
         libc::ENOEXEC => (FailureKind::NotExecutable, format!("{file}: {}", what_is(file))),
-        libc::E2BIG => (FailureKind::Other, "the arguments and the environment are too long together".to_owned()),
+        libc::E2BIG => {
+            (FailureKind::Other, "the arguments and the environment are too long together".to_owned())
+        }
         _ => (FailureKind::Other, format!("{file}: {e}")),
     };
     Failure { errno, ..Failure::new("exec", kind, message) }
@@ -303,7 +318,9 @@ fn explain(command: &str, file: &str, e: &std::io::Error) -> Failure {
 fn head(file: &str) -> Vec<u8> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut bytes = vec![0u8; 256];
-    let len = rustix::fs::open(file, flags, Mode::empty()).and_then(|fd| rustix::io::read(&fd, &mut bytes)).unwrap_or(0);
+    let len = rustix::fs::open(file, flags, Mode::empty())
+        .and_then(|fd| rustix::io::read(&fd, &mut bytes))
+        .unwrap_or(0);
     bytes.truncate(len);
     bytes
 }
@@ -341,5 +358,8 @@ fn what_is(file: &str) -> String {
         22 => "s390x",
         _ => "another architecture",
     };
-    format!("a program for {name}, but this machine is {}; use an image for this architecture", std::env::consts::ARCH)
+    format!(
+        "a program for {name}, but this machine is {}; use an image for this architecture",
+        std::env::consts::ARCH
+    )
 }

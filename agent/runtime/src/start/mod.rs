@@ -102,7 +102,9 @@ impl Runtime {
                 return Ok(Started { record, shim_pidfd, init_pidfd });
             }
             Ok(Some((Answer::Failed(failure), _))) => StartError::Failed(failure),
-            Ok(Some((Answer::Started(_), None))) => StartError::StarterLost(io::ErrorKind::InvalidData.into()),
+            Ok(Some((Answer::Started(_), None))) => {
+                StartError::StarterLost(io::ErrorKind::InvalidData.into())
+            }
             Ok(None) => StartError::Timeout(request.deadline),
             Err(e) => StartError::StarterLost(e),
         };

@@ -14,9 +14,9 @@ use super::sys::{self, Cloned, ExecVector, SignalMask};
 use super::wire::{self, Answer};
 use crate::error::Failure;
 use crate::job::{Job, NamespaceKind};
+use crate::proc;
 use crate::record::ShimRecord;
 use crate::shim::{self, ShimArgs};
-use crate::proc;
 
 /// Name of the shim's socket in the run directory.
 const SOCKET: &str = "s";
@@ -107,8 +107,9 @@ fn prepare(job: &Job) -> Result<Prepared, Failure> {
 /// A socket's address holds 108 bytes; the path through the descriptor is always short enough.
 fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
     let fail = |e: rustix::io::Errno| Failure::errno("starter", "making the shim's socket", e);
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(fail)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(fail)?;
     match rustix::fs::unlinkat(run_dir, SOCKET, rustix::fs::AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(fail(e)),
@@ -126,13 +127,9 @@ fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
 /// Clones the container's first process and sees it through its exec.
 fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, OwnedFd), Failure> {
     let (flags, join) = namespaces(job)?;
-    let (control, inner) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|e| Failure::errno("starter", "making a socket", e))?;
+    let (control, inner) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| Failure::errno("starter", "making a socket", e))?;
     let cloned = sys::clone3(flags, libc::SIGCHLD, prepared.cgroup.as_ref().map(AsFd::as_fd))
         .map_err(|e| Failure::errno("namespaces", "clone3", e))?;
     let (pid, pidfd) = match cloned {
@@ -141,7 +138,8 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
             drop(control);
             let _ = sys::signal_mask(SignalMask::Empty);
             sys::default_signals();
-            let ends = Ends { control: &inner, stdout: &prepared.stdout.1, stderr: &prepared.stderr.1, join: &join };
+            let ends =
+                Ends { control: &inner, stdout: &prepared.stdout.1, stderr: &prepared.stderr.1, join: &join };
             let failure = init::run(job, filter, &ends);
             if let Ok(bytes) = serde_json::to_vec(&failure) {
                 let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
@@ -177,7 +175,8 @@ fn namespaces(job: &Job) -> Result<(i32, Vec<(NamespaceKind, OwnedFd)>), Failure
             (None, kind) => flags |= kind.clone_flag(),
             (Some(path), kind) => {
                 let fail = |e| Failure::errno("namespaces", path.display(), e);
-                let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+                let fd =
+                    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
                 if kind == NamespaceKind::Pid {
                     rustix::thread::move_into_link_name_space(fd.as_fd(), None).map_err(fail)?;
                 } else {
@@ -189,10 +188,17 @@ fn namespaces(job: &Job) -> Result<(i32, Vec<(NamespaceKind, OwnedFd)>), Failure
     Ok((flags, join))
 }
 
-fn write_record(job: &Job, init_pid: u32, started_at: &str, run_dir: &OwnedFd) -> Result<ShimRecord, Failure> {
+fn write_record(
+    job: &Job,
+    init_pid: u32,
+    started_at: &str,
+    run_dir: &OwnedFd,
+) -> Result<ShimRecord, Failure> {
     let start_of = |pid: u32| match proc::start_time(pid) {
         Ok(Some(start)) => Ok(start),
-        Ok(None) => Err(Failure::errno("record", "the process is gone", io::Error::from_raw_os_error(libc::ESRCH))),
+        Ok(None) => {
+            Err(Failure::errno("record", "the process is gone", io::Error::from_raw_os_error(libc::ESRCH)))
+        }
         Err(e) => Err(Failure::errno("record", e, io::Error::other("see above"))),
     };
     let shim_pid = std::process::id();
@@ -220,22 +226,30 @@ fn write_record(job: &Job, init_pid: u32, started_at: &str, run_dir: &OwnedFd) -
 /// End of file is the exec; a message is a failure before it.
 fn outcome(control: BorrowedFd<'_>) -> Result<(), Failure> {
     let mut bytes = vec![0u8; 64 * 1024];
+    let mut reset = false;
     let len = loop {
         match rustix::io::read(control, &mut bytes) {
             Ok(len) => break len,
             Err(rustix::io::Errno::INTR) => {}
-            // The child ended with our go byte unread.
-            Err(rustix::io::Errno::CONNRESET) => {
-                return Err(Failure::new("start", crate::error::FailureKind::Other, "the first process was killed while it was set up"));
-            }
+            // It ended with our go byte unread. This error comes before what it had said, so read on.
+            Err(rustix::io::Errno::CONNRESET) if !reset => reset = true,
             Err(e) => return Err(Failure::errno("start", "hearing from the first process", e)),
         }
     };
+    if len == 0 && reset {
+        let message =
+            "the first process was killed while it was set up; look for a memory limit that is too low";
+        return Err(Failure::new("start", crate::error::FailureKind::Other, message));
+    }
     if len == 0 {
         return Ok(());
     }
     Err(serde_json::from_slice(&bytes[..len]).unwrap_or_else(|e| {
-        Failure::new("start", crate::error::FailureKind::Other, format!("the first process failed unreadably: {e}"))
+        Failure::new(
+            "start",
+            crate::error::FailureKind::Other,
+            format!("the first process failed unreadably: {e}"),
+        )
     }))
 }
 
@@ -304,4 +318,3 @@ fn rfc3339_now() -> String {
     let text = shim::time::rfc3339(secs, u32::try_from(now.tv_nsec).unwrap_or(0));
     String::from_utf8_lossy(&text).into_owned()
 }
-

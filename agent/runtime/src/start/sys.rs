@@ -45,7 +45,9 @@ struct CloneArgs {
 pub(crate) fn clone3(flags: i32, exit_signal: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     let mut args = CloneArgs {
-        flags: u64::from(flags.cast_unsigned()) | u64::from(libc::CLONE_PIDFD.cast_unsigned()) | CLONE_CLEAR_SIGHAND,
+        flags: u64::from(flags.cast_unsigned())
+            | u64::from(libc::CLONE_PIDFD.cast_unsigned())
+            | CLONE_CLEAR_SIGHAND,
         pidfd: (&raw mut pidfd).addr() as u64,
         exit_signal: u64::from(exit_signal.cast_unsigned()),
         ..CloneArgs::default()
@@ -115,7 +117,9 @@ pub(crate) fn cloexec_from(first: u32) -> io::Result<()> {
 pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the structure lives through the call; no old value is asked for.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) })?;
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>())
+    })?;
     Ok(())
 }
 
@@ -155,7 +159,9 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     }
     request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
     // SAFETY: the request lives through the call and is what SIOCSIFFLAGS takes.
-    check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }))?;
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    }))?;
     Ok(())
 }
 
@@ -191,7 +197,9 @@ pub(crate) fn default_signals() {
     for signal in 1..=64 {
         // SAFETY: setting the default action runs no code of ours; the structure lives through the call. SIGKILL and
         // SIGSTOP just fail.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, std::ptr::null::<u8>(), 8) };
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, std::ptr::null::<u8>(), 8)
+        };
     }
 }
 

@@ -19,7 +19,10 @@ use stower_runtime::{ExitRecord, SHIM, defaults};
 
 /// Fails the test when it does not run as root.
 pub(crate) fn require_root() {
-    assert!(rustix::process::geteuid().is_root(), "this test needs root: run it as root, or leave out `root_` tests");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test needs root: run it as root, or leave out `root_` tests"
+    );
 }
 
 /// The probe program, compiled once for all tests.
@@ -36,7 +39,16 @@ pub(crate) fn probe() -> &'static Path {
         if !newer(&path, &source) {
             let new = dir.join(format!("probe.{}", std::process::id()));
             let status = Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned()))
-                .args(["--edition", "2024", "-C", "opt-level=1", "-C", "panic=abort", "-C", "target-feature=+crt-static"])
+                .args([
+                    "--edition",
+                    "2024",
+                    "-C",
+                    "opt-level=1",
+                    "-C",
+                    "panic=abort",
+                    "-C",
+                    "target-feature=+crt-static",
+                ])
                 .args(["-C", "relocation-model=static", "-C", "strip=symbols", "-o"])
                 .arg(&new)
                 .arg(&source)
@@ -81,7 +93,7 @@ impl Case {
         require_root();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = tempfile::Builder::new().prefix("stower-start").tempdir_in("/var/tmp").unwrap();
+        let dir = tempfile::Builder::new().prefix("runtime-case").tempdir_in("/var/tmp").unwrap();
         let uid = format!("case{number}");
         let cgroups = Cgroups::detect(&format!("test{}x{number}", std::process::id()), None).unwrap();
         for sub in ["run", "log", "lower", "upper", "work", "lower/bin", "lower/etc", "lower/tmp"] {

@@ -6,7 +6,13 @@ use std::fs;
 
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
-    fn mount(source: *const c_char, target: *const c_char, fs: *const c_char, flags: c_ulong, data: *const c_char) -> c_int;
+    fn mount(
+        source: *const c_char,
+        target: *const c_char,
+        fs: *const c_char,
+        flags: c_ulong,
+        data: *const c_char,
+    ) -> c_int;
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn unshare(flags: c_int) -> c_int;
     fn personality(persona: c_ulong) -> c_int;
@@ -47,7 +53,9 @@ fn call(name: &str) -> String {
             "af_unix" => errno(socket(1, 1, 0).into()),
             "newuser" => errno(unshare(0x1000_0000).into()),
             "unshare_files" => errno(unshare(0x400).into()),
-            "clone_newuser" => errno(syscall(56, 0x1000_0011 as c_long, 0 as c_long, 0 as c_long, 0 as c_long, 0 as c_long)),
+            "clone_newuser" => {
+                errno(syscall(56, 0x1000_0011 as c_long, 0 as c_long, 0 as c_long, 0 as c_long, 0 as c_long))
+            }
             "clone3" => errno(syscall(435, 0 as c_long, 0 as c_long)),
             "personality_ok" => errno(personality(0xffff_ffff).into()),
             "personality_bad" => errno(personality(0x0040_0000).into()),
@@ -65,22 +73,37 @@ fn answer(question: &str) {
     println!("== {question}");
     match what {
         "cat" => match fs::read(of) {
-            Ok(bytes) => print!("{}{}", String::from_utf8_lossy(&bytes), if bytes.ends_with(b"\n") { "" } else { "\n" }),
+            Ok(bytes) => print!(
+                "{}{}",
+                String::from_utf8_lossy(&bytes),
+                if bytes.ends_with(b"\n") { "" } else { "\n" }
+            ),
             Err(e) => println!("error {}", e.raw_os_error().unwrap_or(0)),
         },
         "ls" => match fs::read_dir(of) {
             Ok(dir) => {
-                let mut names: Vec<_> = dir.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+                let mut names: Vec<_> =
+                    dir.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
                 names.sort();
                 println!("{}", names.join(" "));
             }
             Err(e) => println!("error {}", e.raw_os_error().unwrap_or(0)),
         },
-        "link" => println!("{}", fs::read_link(of).map_or_else(|e| format!("error {e}"), |p| p.display().to_string())),
+        "link" => println!(
+            "{}",
+            fs::read_link(of).map_or_else(|e| format!("error {e}"), |p| p.display().to_string())
+        ),
         "stat" => {
             use std::os::unix::fs::MetadataExt;
             match fs::symlink_metadata(of) {
-                Ok(m) => println!("{:o} {}:{} rdev {}:{}", m.mode(), m.uid(), m.gid(), m.rdev() >> 8, m.rdev() & 0xff),
+                Ok(m) => println!(
+                    "{:o} {}:{} rdev {}:{}",
+                    m.mode(),
+                    m.uid(),
+                    m.gid(),
+                    m.rdev() >> 8,
+                    m.rdev() & 0xff
+                ),
                 Err(e) => println!("error {}", e.raw_os_error().unwrap_or(0)),
             }
         }
@@ -93,7 +116,10 @@ fn answer(question: &str) {
             let groups: Vec<String> = groups[..n as usize].iter().map(u32::to_string).collect();
             println!("{} {} {}", getuid(), getgid(), groups.join(","));
         },
-        "cwd" => println!("{}", std::env::current_dir().map_or_else(|e| format!("error {e}"), |p| p.display().to_string())),
+        "cwd" => println!(
+            "{}",
+            std::env::current_dir().map_or_else(|e| format!("error {e}"), |p| p.display().to_string())
+        ),
         "env" => {
             for (k, v) in std::env::vars() {
                 println!("{k}={v}");
@@ -101,7 +127,10 @@ fn answer(question: &str) {
         }
         "pid" => println!("{}", std::process::id()),
         "umask" => println!("{:o}", unsafe { umask(0) }),
-        "stdin" => println!("{}", fs::read_link("/proc/self/fd/0").map_or_else(|e| e.to_string(), |p| p.display().to_string())),
+        "stdin" => println!(
+            "{}",
+            fs::read_link("/proc/self/fd/0").map_or_else(|e| e.to_string(), |p| p.display().to_string())
+        ),
         "fork" => println!("{}", result(std::process::Command::new("/bin/probe").arg("pid").status())),
         "eat" => {
             let mut held: Vec<Vec<u8>> = Vec::new();
