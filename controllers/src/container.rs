@@ -240,7 +240,7 @@ impl Planner<'_> {
             } else if changes.is_empty() {
                 // Somebody changed their mind during a stop: it goes to its end, and a start follows.
                 if let Some(stopping) = stopping {
-                    self.await_stop(run, stopping, None, record);
+                    self.await_stop(run, stopping, record);
                 } else if !applied {
                     self.update(declared, record, run);
                 }
@@ -349,7 +349,7 @@ impl Planner<'_> {
         }
     }
 
-    fn await_stop(&mut self, run: Run, stopping: Stopping, _why: Option<Why>, record: &mut Record) {
+    fn await_stop(&mut self, run: Run, stopping: Stopping, record: &mut Record) {
         // A stop that the shim was told of before the agent could remember it is the agent's all the same.
         record.asked_to_stop = Some(run);
         self.overdue(stopping);
@@ -419,10 +419,13 @@ impl Planner<'_> {
             }
             ImageNeed::Failed { retry_at: Some(at) } => self.wake(at),
             ImageNeed::NeverPull => {
-                self.note(format!("image {} is not on this machine and imagePullPolicy is Never", spec.image))
+                self.note(format!(
+                    "image {} is not on this machine and imagePullPolicy is Never",
+                    spec.image
+                ));
             }
             ImageNeed::Unknown => {
-                self.note(format!("whether image {} is here cannot be told yet", spec.image))
+                self.note(format!("whether image {} is here cannot be told yet", spec.image));
             }
             ImageNeed::Failed { retry_at: None } | ImageNeed::Pulling => {}
         }

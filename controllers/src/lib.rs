@@ -22,6 +22,8 @@ mod change;
 mod check;
 mod container;
 mod desired;
+#[cfg(test)]
+mod fixtures;
 mod image;
 mod observed;
 mod plan;

@@ -232,6 +232,7 @@ pub enum EndCause {
 
 /// What is on disk for an object.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every value is the large one")]
 pub enum RecordState {
     /// A record that this release understands.
     Known(Record),
