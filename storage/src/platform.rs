@@ -111,7 +111,10 @@ fn host_variant() -> Option<&'static str> {
 }
 
 /// The index in `images` of the one that fits `here` best, the first of equals.
-pub fn select<'a>(here: &Platform, images: impl Iterator<Item = Option<&'a Platform>>) -> Option<usize> {
+pub(crate) fn select<'a>(
+    here: &Platform,
+    images: impl Iterator<Item = Option<&'a Platform>>,
+) -> Option<usize> {
     let mut best: Option<(u32, usize)> = None;
     for (index, image) in images.enumerate() {
         let Some(fit) = image.and_then(|image| here.fit(image)) else { continue };

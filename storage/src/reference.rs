@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -18,8 +19,11 @@ const NAME_MAX: usize = 255;
 /// The grammar is that of distribution/reference, with Docker's shortcuts: `busybox` is
 /// `docker.io/library/busybox:latest`. The first part is a registry when it has a dot, a colon or a capital, or is
 /// `localhost`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Reference {
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference(Arc<Parts>);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
     registry: String,
     repository: String,
     tag: Option<String>,
@@ -111,37 +115,37 @@ impl Reference {
             (None, Some(_)) => None,
             (None, None) => Some(DEFAULT_TAG.to_owned()),
         };
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
+        Ok(Self(Arc::new(Parts { registry: registry.to_owned(), repository, tag, digest })))
     }
 
     /// `host` or `host:port`, as written; Docker Hub is `docker.io`.
     pub fn registry(&self) -> &str {
-        &self.registry
+        &self.0.registry
     }
 
     /// The path of the image within its registry.
     pub fn repository(&self) -> &str {
-        &self.repository
+        &self.0.repository
     }
 
     /// The tag, if one was written, or `latest` where neither tag nor digest was.
     pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
+        self.0.tag.as_deref()
     }
 
     /// The digest, if one was written. It decides; the tag beside it is for people.
     pub fn digest(&self) -> Option<Digest> {
-        self.digest
+        self.0.digest
     }
 
     /// Registry and repository, without tag and digest.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.registry, self.repository)
+        format!("{}/{}", self.0.registry, self.0.repository)
     }
 
     /// The same repository by digest alone.
     pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { tag: None, digest: Some(digest), ..self.clone() }
+        Self(Arc::new(Parts { tag: None, digest: Some(digest), ..(*self.0).clone() }))
     }
 
     /// How people write it: without Docker Hub's parts that can be left out.
@@ -211,13 +215,19 @@ impl FromStr for Reference {
     }
 }
 
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry, self.repository)?;
-        if let Some(tag) = &self.tag {
+        write!(f, "{}/{}", self.0.registry, self.0.repository)?;
+        if let Some(tag) = &self.0.tag {
             write!(f, ":{tag}")?;
         }
-        if let Some(digest) = &self.digest {
+        if let Some(digest) = &self.0.digest {
             write!(f, "@{digest}")?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::archive::{self, ImportError, Imported};
 use crate::content::{ContentError, ContentStore, Record, Swept, lock};
-use crate::digest::{ChainId, DiffId, Digest};
+use crate::digest::{ChainId, Digest};
 use crate::image::{self, Image, LoadError};
 use crate::layer::{LayerBlob, UnpackLimits};
 use crate::limits::Limits;
@@ -284,11 +284,14 @@ impl Storage {
     fn load(&self, record: &Record) -> Result<Option<Image>, LoadError> {
         match image::load(&self.0.content, record, &self.0.limits) {
             Ok(image) => Ok(Some(image)),
-            Err(LoadError::Content(error @ (ContentError::Missing(_) | ContentError::Corrupt { .. }))) => {
-                tracing::warn!(reference = ?record.reference, error = &error as &dyn std::error::Error, "image is damaged");
+            Err(error @ LoadError::Content(ContentError::Io { .. } | ContentError::NoSpace { .. })) => {
+                Err(error)
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(reference = ?record.reference, error, "image is damaged, pull it again");
                 Ok(None)
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -309,9 +312,22 @@ impl Storage {
     /// unpacks those for this machine. `name` names the image of a source that has one image, whatever name it has
     /// there.
     pub async fn import(&self, path: PathBuf, name: Option<Reference>) -> Result<Vec<Image>, ImportError> {
+        let result = self.try_import(path, name).await;
+        // What was in the file and belongs to no image for this machine goes again, as does all of a failed import.
+        let storage = self.clone();
+        if let Err(error) = blocking(move || storage.sweep(|_| false)).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "content that nothing refers to is left behind"
+            );
+        }
+        result
+    }
+
+    async fn try_import(&self, path: PathBuf, name: Option<Reference>) -> Result<Vec<Image>, ImportError> {
         let storage = Arc::clone(&self.0);
         let platform = self.0.platform.clone();
-        let Imported { records, lease } = blocking(move || {
+        let Imported { records, mut lease } = blocking(move || {
             archive::import(
                 &storage.content,
                 &path,
@@ -325,6 +341,7 @@ impl Storage {
         let mut images = Vec::new();
         for record in records {
             let image = image::load(&self.0.content, &record, &self.0.limits).map_err(ImportError::Load)?;
+            image.chain().into_iter().for_each(|chain| lease.hold(chain.0));
             self.unpack(&image).await.map_err(ImportError::Unpack)?;
             let store = Arc::clone(&self.0.content);
             blocking(move || store.sync().and_then(|()| store.name(record)))
@@ -364,10 +381,7 @@ impl Storage {
             return Err(RemoveError::NotFound(what.to_string()));
         }
         let chains: Vec<Vec<ChainId>> = leaving.iter().filter_map(|record| self.chains(record)).collect();
-        let mark = |record: &Record| image::mark(&self.0.content, record, &self.0.limits);
-        let (removed, swept) =
-            self.0.content.remove_and_sweep::<RemoveError>(gone, |record| Ok(mark(record)?))?;
-        count(&self.0.metrics.bytes_swept, swept.bytes);
+        let (removed, swept) = self.sweep(gone)?;
         let kept: HashSet<ChainId> =
             self.0.content.records().iter().filter_map(|record| self.chains(record)).flatten().collect();
         let mut layers = Vec::new();
@@ -397,9 +411,7 @@ impl Storage {
     }
 
     fn chains(&self, record: &Record) -> Option<Vec<ChainId>> {
-        let image = image::load(&self.0.content, record, &self.0.limits).ok()?;
-        let diffs: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
-        Some(ChainId::all(&diffs))
+        Some(image::load(&self.0.content, record, &self.0.limits).ok()?.chain())
     }
 }
 

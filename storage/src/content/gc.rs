@@ -13,7 +13,7 @@ use crate::digest::Digest;
 
 /// Digests that no sweep may remove, for as long as this lives.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     store: Arc<ContentStore>,
     held: HashSet<Digest>,
 }
@@ -29,12 +29,12 @@ pub struct Swept {
 
 impl Lease {
     /// A lease on nothing yet.
-    pub fn new(store: &Arc<ContentStore>) -> Self {
+    pub(crate) fn new(store: &Arc<ContentStore>) -> Self {
         Self { store: Arc::clone(store), held: HashSet::new() }
     }
 
     /// Keeps `digest`, whether it is there already or not.
-    pub fn hold(&mut self, digest: Digest) {
+    pub(crate) fn hold(&mut self, digest: Digest) {
         if self.held.insert(digest) {
             *lock(&self.store.leases).entry(digest).or_insert(0) += 1;
         }
@@ -62,12 +62,12 @@ impl ContentStore {
     }
 
     /// All images, in the order in which they were named.
-    pub fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Vec<Record> {
         lock(&self.names).records().to_vec()
     }
 
     /// Names an image whose blobs are all committed and synced.
-    pub fn name(&self, record: Record) -> Result<(), ContentError> {
+    pub(crate) fn name(&self, record: Record) -> Result<(), ContentError> {
         lock(&self.names).add(record)
     }
 

@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ContentError, ContentStore, FileReader, remove_file};
+use super::{ContentError, ContentStore, remove_file};
 use crate::digest::{Digest, Hasher, WrongContent};
 
 /// A blob on its way in: hashed as it is written, bounded by its size.
 #[derive(Debug)]
-pub struct Ingest {
+pub(crate) struct Ingest {
     file: File,
     path: PathBuf,
     blobs: PathBuf,
@@ -25,12 +25,11 @@ pub struct Ingest {
 /// A blob whose bytes are the promised ones. It can be read at once, and has its name after
 /// [`Verified::commit`].
 #[derive(Debug)]
-pub struct Verified {
+pub(crate) struct Verified {
     file: Arc<File>,
     path: PathBuf,
     blobs: PathBuf,
     digest: Digest,
-    size: u64,
     committed: bool,
 }
 
@@ -87,12 +86,12 @@ impl Ingest {
     }
 
     /// Bytes that are there already.
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
     /// Appends bytes.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ContentError> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), ContentError> {
         let total = self.written.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         if total > self.max {
             self.keep_partial = false;
@@ -118,7 +117,7 @@ impl Ingest {
     }
 
     /// Throws away what is there, for a server that cannot continue.
-    pub fn restart(&mut self) -> Result<(), ContentError> {
+    pub(crate) fn restart(&mut self) -> Result<(), ContentError> {
         self.file
             .set_len(0)
             .and_then(|()| self.file.seek(SeekFrom::Start(0)))
@@ -134,7 +133,7 @@ impl Ingest {
 
     /// Says whether all bytes came and are the promised ones. What is too short stays for the next attempt, what is
     /// wrong goes.
-    pub fn verify(mut self) -> Result<Verified, ContentError> {
+    pub(crate) fn verify(mut self) -> Result<Verified, ContentError> {
         if let Some(expected) = self.expected {
             if self.written < self.max {
                 return Err(self.wrong(WrongContent::Truncated { expected: self.max, found: self.written }));
@@ -154,7 +153,6 @@ impl Ingest {
             path: std::mem::take(&mut self.path),
             blobs: self.blobs.clone(),
             digest,
-            size: self.written,
             committed: false,
         })
     }
@@ -179,27 +177,18 @@ pub(crate) enum CopyError {
 
 impl Verified {
     /// The blob's digest.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Reads the blob from its beginning.
-    pub fn reader(&self) -> FileReader {
-        FileReader::new(Arc::clone(&self.file))
-    }
-
+    /// The blob's bytes, to be read by offset.
     pub(crate) fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 
     /// Makes the blob durable under its name, but for the directory ([`ContentStore::sync`]). Blocks for the time
     /// of an fsync.
-    pub fn commit(mut self) -> Result<(), ContentError> {
+    pub(crate) fn commit(mut self) -> Result<(), ContentError> {
         self.file.sync_data().map_err(ContentError::io("sync", &self.path))?;
         let to = self.blobs.join(self.digest.hex());
         fs::rename(&self.path, &to).map_err(ContentError::io("rename", &self.path))?;

@@ -25,11 +25,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-pub use gc::{Lease, Swept};
-pub(crate) use ingest::CopyError;
-pub use ingest::{Ingest, Verified};
-pub(crate) use names::Names;
-pub use names::Record;
+pub(crate) use gc::Lease;
+pub use gc::Swept;
+pub(crate) use ingest::{CopyError, Ingest, Verified};
+use names::Names;
+pub(crate) use names::Record;
 
 use crate::digest::{Digest, VerifyReader, WrongContent};
 

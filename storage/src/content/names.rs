@@ -20,13 +20,13 @@ const CHOSEN: &str = "dev.stower.image.manifest";
 
 /// One image of the store, with or without a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Its name; none when the name has moved on to another image.
-    pub reference: Option<Reference>,
+    pub(crate) reference: Option<Reference>,
     /// What the name means: an index or a manifest.
-    pub target: Descriptor,
+    pub(crate) target: Descriptor,
     /// The manifest that is used: the target itself, or the one of it that was chosen.
-    pub manifest: Digest,
+    pub(crate) manifest: Digest,
 }
 
 /// All records, in memory and on disk.

@@ -97,7 +97,7 @@ fn a_transfer_is_continued_by_the_next_process() {
     // Readable before it has its name.
     assert_eq!(store.size(&digest).unwrap(), None);
     let mut read = Vec::new();
-    verified.reader().read_to_end(&mut read).unwrap();
+    FileReader::new(verified.file()).read_to_end(&mut read).unwrap();
     assert_eq!(read, bytes);
     verified.commit().unwrap();
     assert_eq!(store.read(&digest, 10).unwrap(), bytes);

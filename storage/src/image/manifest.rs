@@ -22,7 +22,7 @@ pub struct Descriptor {
 
 /// A manifest that names a configuration and layers, lowest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// The image configuration.
     pub config: Descriptor,
     /// Layers with their encodings, lowest first.
@@ -31,7 +31,7 @@ pub struct Manifest {
 
 /// One manifest of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexEntry {
+pub(crate) struct IndexEntry {
     /// The manifest.
     pub descriptor: Descriptor,
     /// The machine that it is for; attestations and the like have none that could match.
@@ -42,7 +42,7 @@ pub struct IndexEntry {
 
 /// What a manifest's bytes turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
+pub(crate) enum Document {
     /// Several, to choose from.
     Index(Vec<IndexEntry>),
     /// One image.
@@ -148,7 +148,11 @@ struct Raw {
 }
 
 /// Reads a manifest or an index. `served_as` is the media type that the registry or the descriptor gave, if any.
-pub fn parse(bytes: &[u8], served_as: Option<&str>, limits: &Limits) -> Result<Document, ManifestError> {
+pub(crate) fn parse(
+    bytes: &[u8],
+    served_as: Option<&str>,
+    limits: &Limits,
+) -> Result<Document, ManifestError> {
     if length(bytes) > limits.manifest_bytes {
         return Err(ManifestError::TooLarge { max: limits.manifest_bytes });
     }

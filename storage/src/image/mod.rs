@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 pub(crate) use config::parse as parse_config;
 pub use config::{ConfigError, ImageConfig};
-pub use manifest::{Descriptor, Document, IndexEntry, Manifest, ManifestError};
+pub use manifest::{Descriptor, ManifestError};
+pub(crate) use manifest::{Document, IndexEntry, Manifest};
 pub use media::Encoding;
 
 use crate::content::{ContentError, ContentStore, Record};
@@ -38,6 +39,14 @@ pub struct Image {
     pub chain_id: ChainId,
     /// Bytes of configuration and layers as they are transferred.
     pub size: u64,
+}
+
+impl Image {
+    /// The stacks of its lowest layer, its two lowest, and so on; the last is its chain id.
+    pub fn chain(&self) -> Vec<ChainId> {
+        let diffs: Vec<DiffId> = self.layers.iter().map(|layer| layer.diff_id).collect();
+        ChainId::all(&diffs)
+    }
 }
 
 /// One layer of an image.

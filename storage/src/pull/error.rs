@@ -28,7 +28,7 @@ pub enum PullError {
         /// Which.
         reference: Reference,
         /// Why.
-        source: LoadError,
+        source: Box<LoadError>,
     },
     /// For other machines only.
     #[error(
@@ -49,7 +49,7 @@ pub enum PullError {
         /// Which.
         reference: Reference,
         /// Why.
-        source: ContentError,
+        source: Box<ContentError>,
     },
     /// A layer cannot be unpacked.
     #[error("image {reference} cannot be unpacked")]

@@ -16,7 +16,7 @@ pub(crate) use progress::{Hub, Meter, count};
 use slot::{FailOnDrop, Slot, Source};
 
 use crate::content::{ContentStore, Lease, Record};
-use crate::digest::{ChainId, DiffId, WrongContent};
+use crate::digest::WrongContent;
 use crate::image::manifest::{self, Document};
 use crate::image::{Descriptor, Encoding, Image, IndexEntry, Layer, Manifest, ManifestError, assemble};
 use crate::layer::{Compression, LayerBlob};
@@ -61,7 +61,7 @@ impl Pull {
     }
 
     fn stored(&self) -> impl Fn(crate::content::ContentError) -> PullError {
-        |source| PullError::Content { reference: self.reference.clone(), source }
+        |source| PullError::Content { reference: self.reference.clone(), source: Box::new(source) }
     }
 
     /// Does it, and once more if a blob that was here turned out to be damaged.
@@ -89,8 +89,10 @@ impl Pull {
             lease.hold(layer.digest);
         }
         let config = self.small(session, &manifest.config, limits.config_bytes).await?;
-        let image = assemble(&record, &manifest, &config)
-            .map_err(|source| PullError::Load { reference: self.reference.clone(), source })?;
+        let image = assemble(&record, &manifest, &config).map_err(|source| PullError::Load {
+            reference: self.reference.clone(),
+            source: Box::new(source),
+        })?;
         // Old tools left the architecture out.
         if !image.platform.architecture.is_empty() && self.platform.fit(&image.platform).is_none() {
             let available = vec![image.platform];
@@ -100,8 +102,7 @@ impl Pull {
         let layers = image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
         self.hub.report(ProgressEvent::Resolved { digest: image.digest, layers });
         // Layers that are unpacked already must stay, too; a chain id is a digest that no blob has.
-        let diffs: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
-        for chain in ChainId::all(&diffs) {
+        for chain in image.chain() {
             lease.hold(chain.0);
         }
         let store = Arc::clone(self.content());
@@ -177,7 +178,7 @@ impl Pull {
             Ok(Some(bytes)) => return Ok(bytes),
             Ok(None) => {}
             Err(crate::content::ContentError::Corrupt { .. }) => {
-                count(&self.storage.metrics.blobs_damaged, 1)
+                count(&self.storage.metrics.blobs_damaged, 1);
             }
             Err(error) => return Err(self.stored()(error)),
         }
@@ -280,8 +281,7 @@ impl Pull {
 
     /// How many of the lowest layers are unpacked already.
     async fn unpacked_layers(&self, image: &Image) -> Result<usize, PullError> {
-        let diffs: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
-        let chain: Vec<ChainId> = ChainId::all(&diffs);
+        let chain = image.chain();
         let storage = Arc::clone(&self.storage);
         Ok(blocking(move || {
             chain.iter().rposition(|chain| storage.has_snapshot(chain)).map_or(0, |last| last + 1)

@@ -25,7 +25,10 @@ impl Client {
         store: &std::sync::Arc<ContentStore>,
         meter: &Meter,
     ) -> Result<Verified, RegistryError> {
-        let stored = |source| RegistryError::Content { registry: session.registry().to_owned(), source };
+        let stored = |source| RegistryError::Content {
+            registry: session.registry().to_owned(),
+            source: Box::new(source),
+        };
         let (digest, size) = (blob.digest, blob.size);
         let path = format!("blobs/{digest}");
         let opener = std::sync::Arc::clone(store);

@@ -118,6 +118,6 @@ pub enum RegistryError {
         /// Its name.
         registry: String,
         /// Why.
-        source: ContentError,
+        source: Box<ContentError>,
     },
 }

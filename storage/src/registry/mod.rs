@@ -57,7 +57,7 @@ impl Default for RegistryOptions {
 
 /// The registries of the world, as this machine reaches them.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     options: RegistryOptions,
     plain: std::sync::OnceLock<reqwest::Client>,
     secure: std::sync::OnceLock<reqwest::Client>,
@@ -74,7 +74,7 @@ pub(crate) struct Served {
 
 impl Client {
     /// A client that has opened nothing yet.
-    pub fn new(options: RegistryOptions) -> Self {
+    pub(crate) fn new(options: RegistryOptions) -> Self {
         let (plain, secure) = Default::default();
         Self { options, plain, secure, resolver: std::sync::Arc::default() }
     }
