@@ -46,7 +46,7 @@ impl Catalog {
     fn prepare() -> Result<Self> {
         requires::all()?;
         let _lock = cache::lock()?;
-        let packages = ["docker-registry", "redis-tools", "postgresql-client", "curl", "zstd"];
+        let packages = ["docker-registry", "redis-tools", "postgresql-client", "curl"];
         let tools = Tree::of(&packages, &["postgresql-client-1"])?;
         let registry = Registry::start(&tools, &cache::root()?.join("registry"))?;
         Ok(Self { tools, registry })

@@ -1,2 +1,42 @@
-//! x
-fn main() {}
+//! The project's own commands: `cargo xtask demo | test | bench`.
+
+mod bench;
+mod build;
+mod demo;
+mod stats;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+  demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
+  test              install what the tests need, then run every check and every test
+  bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    match args {
+        ["demo"] => demo::run(false),
+        ["demo", "--once"] => demo::run(true),
+        ["test"] => test::run(),
+        ["bench", rest @ ..] => bench::run(rest),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("{USAGE}"),
+    }
+}

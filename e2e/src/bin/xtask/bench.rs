@@ -1,0 +1,268 @@
+//! `cargo xtask bench`: latencies, CPU and memory of an optimised build, beside a bare clone3 from the same run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use stower_e2e::node::pid_of;
+use stower_e2e::{TestNode, catalog, process, requires, wait_for};
+
+use crate::build::{cargo, show};
+use crate::stats::{Samples, line};
+
+/// How many containers the runs with many have.
+const MANY: usize = 100;
+/// How long the idle machine is looked at.
+const IDLE: Duration = Duration::from_secs(30);
+/// Between two starts, so that the kernel's deferred work of the one before does not fall into the next.
+const GAP: Duration = Duration::from_millis(80);
+
+pub(crate) fn run(args: &[&str]) -> Result<()> {
+    requires::root()?;
+    if let ["measure", rounds] = args {
+        return measure(rounds.parse().context("ROUNDS is a number")?);
+    }
+    let rounds = args.first().copied().unwrap_or("30");
+    show(cargo().args(["build", "--release", "-p", "stower", "-p", "stower-e2e", "--bins"]))?;
+    // The optimised twin of this program finds the optimised stower and test programs beside itself.
+    let exe = std::env::current_exe()?;
+    let profiles = exe.ancestors().nth(2).context("an odd target folder")?;
+    show(Command::new(profiles.join("release/xtask")).args(["bench", "measure", rounds]))
+}
+
+struct Bench {
+    node: TestNode,
+    image: String,
+    out: PathBuf,
+    root: PathBuf,
+}
+
+fn measure(rounds: usize) -> Result<()> {
+    let bench = Bench::new()?;
+    println!("kernel {}", process::run("uname", ["-rm"])?.trim());
+    bench.starts(rounds)?;
+    bench.restarts(rounds)?;
+    bench.many()
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let node = TestNode::builder().no_registry().start()?;
+        let (builder, _) = catalog::payload_builder("bench")?;
+        let layout = node.folder().join("layout");
+        fs::create_dir(&layout)?;
+        builder.write(&layout)?;
+        let image = "localhost/bench:1".to_owned();
+        node.ok(["image", "import", &layout.to_string_lossy(), &image])?;
+        let (out, root) = (node.folder().join("out"), node.folder().join("root"));
+        for folder in ["dev", "proc", "sys", "out", "tmp"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        fs::copy(catalog::own_program("payload")?, root.join("payload"))?;
+        fs::create_dir(&out)?;
+        Ok(Self { node, image, out, root })
+    }
+
+    fn manifest(&self, name: &str, restart: bool) -> String {
+        let rule = if restart { "Always\n  restart: {backoff: {initial: 0s}}" } else { "Never" };
+        format!(
+            "---\napiVersion: stower.dev/v1alpha1\nkind: Container\nmetadata: {{name: {name}}}\nspec:\n  image: {}\n  \
+             imagePullPolicy: IfNotPresent\n  hostNetwork: true\n  args: [stamp, /out/{name}, stay]\n  restartPolicy: {rule}\n  \
+             terminationGracePeriodSeconds: 0\n  volumes: [{{name: o, hostPath: {{path: {}, type: Directory}}}}]\n  \
+             volumeMounts: [{{name: o, mountPath: /out}}]\n",
+            self.image,
+            self.out.display()
+        )
+    }
+
+    /// The times at which processes of this container had their first instruction, in ns since the epoch.
+    fn stamps(&self, name: &str) -> Vec<u128> {
+        let text = fs::read_to_string(self.out.join(name)).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    fn wait_stamps(&self, name: &str, count: usize) -> Result<u128> {
+        wait_for(format!("stamp {count} of {name}"), || {
+            let stamps = self.stamps(name);
+            Ok((stamps.len() >= count).then(|| stamps.last().copied()).flatten())
+        })
+    }
+
+    /// One container at a time: file renamed into place → first instruction, interleaved with the bare clone3.
+    fn starts(&self, rounds: usize) -> Result<()> {
+        let (mut first, mut floor, mut cpu, mut gone) =
+            (Samples::default(), Samples::default(), Samples::default(), Samples::default());
+        for n in 0..=rounds {
+            // The first round warms caches and is not counted.
+            let name = format!("one{n}");
+            std::thread::sleep(GAP);
+            let temporary = self.node.manifests.join(".one.tmp");
+            fs::write(&temporary, self.manifest(&name, false))?;
+            let used = cpu_ns(self.node.agent_pid()?)?;
+            let start = now();
+            fs::rename(&temporary, self.node.manifests.join("one.yaml"))?;
+            let stamp = self.wait_stamps(&name, 1)?;
+            let pid = self.node.wait_running(&name)?;
+            let spent =
+                cpu_ns(self.node.agent_pid()?)? - used + cpu_ns(pid)? + cpu_ns(process::parent(pid)?)?;
+            let removed = Instant::now();
+            self.node.remove("one.yaml")?;
+            self.node.wait_gone(&name)?;
+            let removed = removed.elapsed();
+
+            std::thread::sleep(GAP);
+            let bare = format!("floor{n}");
+            let begin = now();
+            let mut command = Command::new(catalog::own_program("floor")?);
+            command.arg(&bare).arg(&self.root).arg(&self.out).args([
+                "/payload",
+                "stamp",
+                &format!("/out/{bare}"),
+            ]);
+            process::run_command(&mut command)?;
+            let at = self.wait_stamps(&bare, 1)?;
+            if n > 0 {
+                first.0.push(ms(stamp - start));
+                floor.0.push(ms(at - begin));
+                cpu.0.push(ms(spent.into()));
+                gone.0.push(removed.as_secs_f64() * 1e3);
+            }
+        }
+        line("file renamed into place -> first instruction", &first, "ms", "goal: 15");
+        line("  a bare clone3 with the same namespaces", &floor, "ms", "");
+        println!("  ratio {:.2}", first.median() / floor.median());
+        line("CPU of one start (agent + starter and shim + first process)", &cpu, "ms", "goal: 10");
+        line("file removed -> object gone", &gone, "ms", "");
+        Ok(())
+    }
+
+    fn restarts(&self, rounds: usize) -> Result<()> {
+        let mut latency = Samples::default();
+        self.node.write("again.yaml", &self.manifest("again", true))?;
+        self.wait_stamps("again", 1)?;
+        let mut pid = self.node.wait_running("again")?;
+        for n in 0..rounds {
+            std::thread::sleep(GAP);
+            let start = now();
+            process::kill9(pid)?;
+            latency.0.push(ms(self.wait_stamps("again", n + 2)? - start));
+            pid = self.node.wait_restarted("again", pid)?;
+        }
+        self.node.remove("again.yaml")?;
+        self.node.wait_gone("again")?;
+        line("killed -> the next process's first instruction (backoff 0)", &latency, "ms", "");
+        Ok(())
+    }
+
+    fn many(&self) -> Result<()> {
+        let mut last = Samples::default();
+        for round in 0..3 {
+            let names: Vec<String> = (0..MANY).map(|n| format!("m{round}x{n}")).collect();
+            let text: String = names.iter().map(|name| self.manifest(name, false)).collect();
+            let temporary = self.node.manifests.join(".many.tmp");
+            fs::write(&temporary, text)?;
+            let start = now();
+            fs::rename(&temporary, self.node.manifests.join("many.yaml"))?;
+            let stamps = names.iter().map(|name| self.wait_stamps(name, 1)).collect::<Result<Vec<_>>>()?;
+            let end = stamps.iter().max().copied().context("no stamps")?;
+            last.0.push(ms(end - start) / 1e3);
+            wait_for("all to be shown as running", || Ok((self.pids()?.len() == MANY).then_some(())))?;
+            if round == 2 {
+                self.memory()?;
+                self.idle()?;
+                self.adoption()?;
+            }
+            self.node.remove("many.yaml")?;
+            // An empty directory is not believed at once: the objects are asked for by their absence.
+            self.node.write("none.yaml", &self.manifest(&format!("none{round}"), false))?;
+            wait_for("all to be gone", || Ok((self.node.containers()?.len() <= 1).then_some(())))?;
+        }
+        line(&format!("{MANY} containers from one file"), &last, "s", "goal: 0.8");
+        Ok(())
+    }
+
+    fn pids(&self) -> Result<Vec<u32>> {
+        Ok(self
+            .node
+            .containers()?
+            .iter()
+            .filter(|item| item["metadata"]["name"].as_str().is_some_and(|name| name.starts_with('m')))
+            .filter_map(pid_of)
+            .collect())
+    }
+
+    fn memory(&self) -> Result<()> {
+        let mut shims = Samples::default();
+        for pid in self.pids()? {
+            #[expect(clippy::cast_precision_loss, reason = "kilobytes of one process")]
+            shims.0.push(process::pss_kb(process::parent(pid)?)? as f64);
+        }
+        line(&format!("PSS of a shim at {MANY}"), &shims, "kB", "goal: 30");
+        #[expect(clippy::cast_precision_loss, reason = "kilobytes of one process")]
+        let agent = process::pss_kb(self.node.agent_pid()?)? as f64 / 1024.0;
+        line(&format!("PSS of the agent with {MANY} containers"), &Samples(vec![agent]), "MiB", "goal: 20");
+        Ok(())
+    }
+
+    fn idle(&self) -> Result<()> {
+        let agent = self.node.agent_pid()?;
+        let shims = self.pids()?.into_iter().map(process::parent).collect::<Result<Vec<_>>>()?;
+        let used = || -> Result<(u64, u64)> {
+            Ok((cpu_ns(agent)?, shims.iter().map(|pid| cpu_ns(*pid)).sum::<Result<u64>>()?))
+        };
+        // What a start leaves to do later is not idleness.
+        std::thread::sleep(Duration::from_secs(5));
+        let before = used()?;
+        std::thread::sleep(IDLE);
+        let after = used()?;
+        let per_minute = |ns: u64| ms(ns.into()) * 60.0 / IDLE.as_secs_f64();
+        line(
+            "CPU a minute of the idle agent",
+            &Samples(vec![per_minute(after.0 - before.0)]),
+            "ms",
+            "goal: 0",
+        );
+        line(
+            "CPU a minute of all idle shims",
+            &Samples(vec![per_minute(after.1 - before.1)]),
+            "ms",
+            "goal: 0",
+        );
+        Ok(())
+    }
+
+    fn adoption(&self) -> Result<()> {
+        let before = self.pids()?;
+        let mut ready = Samples::default();
+        for _ in 0..5 {
+            self.node.kill_agent()?;
+            let start = Instant::now();
+            self.node.start_agent()?;
+            wait_for("all to be found again", || Ok((self.pids()?.len() == MANY).then_some(())))?;
+            ready.0.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        ensure!(self.pids()? == before, "a new agent disturbed containers");
+        line(&format!("agent started -> {MANY} containers adopted and listed"), &ready, "ms", "");
+        Ok(())
+    }
+}
+
+fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "differences of times, far below 2^52 ns")]
+fn ms(ns: u128) -> f64 {
+    ns as f64 / 1e6
+}
+
+/// Time that all threads of a process were on a CPU, in ns.
+fn cpu_ns(pid: u32) -> Result<u64> {
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    let read =
+        |task: &Path| fs::read_to_string(task.join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok();
+    let entries = fs::read_dir(&tasks).with_context(|| format!("look at process {pid}"))?;
+    Ok(entries.flatten().filter_map(|task| read(&task.path())).sum())
+}

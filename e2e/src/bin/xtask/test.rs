@@ -1,0 +1,66 @@
+//! `cargo xtask test`: every check and every test, and what they need.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use stower_e2e::{process, requires};
+
+use crate::build::{cargo, install, show};
+
+/// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
+/// unpack into the cache themselves.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("cc", "gcc"),
+    ("zstd", "zstd"),
+    ("tar", "tar"),
+    ("gzip", "gzip"),
+    ("setpriv", "util-linux"),
+    ("ld", "binutils"),
+];
+
+/// Runs all steps, the later ones after a failure too, and fails if one did.
+pub(crate) fn run() -> Result<()> {
+    requires::root()?;
+    install(&PROGRAMS)?;
+    if process::run("cargo-deny", ["--version"]).is_err() {
+        show(cargo().args(["install", "cargo-deny", "--locked"]))?;
+    }
+    let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
+    let steps: [(&str, &[&str]); 6] = [
+        ("format", &["fmt", "--all", "--check"]),
+        ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
+        (
+            "dependencies",
+            &[
+                "deny",
+                "--config",
+                ".deny.toml",
+                "check",
+                "--hide-inclusion-graph",
+                "bans",
+                "licenses",
+                "sources",
+            ],
+        ),
+        ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e"]),
+        ("the program under test", &["build", "-p", "stower"]),
+        ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
+    ];
+    let mut failed = Vec::new();
+    for (name, args) in steps {
+        println!("== {name}: cargo {}", args.join(" "));
+        let start = Instant::now();
+        let done = show(cargo().args(args));
+        println!(
+            "== {name}: {} after {} s",
+            if done.is_ok() { "done" } else { "FAILED" },
+            start.elapsed().as_secs()
+        );
+        failed.extend(done.is_err().then_some(name));
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
