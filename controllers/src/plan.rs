@@ -88,8 +88,6 @@ pub fn plan_some<'a>(
     limit: usize,
     uids: impl IntoIterator<Item = &'a Uid>,
 ) -> Plan {
-    let in_flight = observed.starts_in_flight();
-    let budget = StartBudget { limit, in_flight };
     let decide = |uid: &Uid, may_start| {
         let (observed, record) = (observed.containers.get(uid), records.get(uid));
         plan_container(uid, desired, observed, record, now, may_start)
@@ -106,9 +104,12 @@ pub fn plan_some<'a>(
             plan.add(uid, decision);
         }
     }
+    // Counted only when it matters: it looks at everything that was observed.
+    let in_flight = if starts.is_empty() { 0 } else { observed.starts_in_flight() };
+    let left = StartBudget { limit, in_flight }.left();
     starts.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     for (index, (_, _, uid, decision)) in starts.into_iter().enumerate() {
-        let decision = if index < budget.left() { decision } else { decide(uid, false) };
+        let decision = if index < left { decision } else { decide(uid, false) };
         plan.add(uid, decision);
     }
     plan.actions.sort_by_key(|action| order(action.act.kind()));
