@@ -1,95 +1,397 @@
 //! Admission: each rule with the message it gives, the corpus of invalid manifests, and arbitrary input.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path as File};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Limits, read_documents};
+use crate::{Document, Limits, PullPolicy, RestartPolicy, Signal, read_documents};
 
 /// What admission says about a Container whose spec has these fields beside an image.
-fn verdict(fields: Value) -> Vec<String> {
-    match admit(container(fields), &AdmitContext::default()) {
-        Ok(_) => Vec::new(),
-        Err(errors) => errors.iter().map(ToString::to_string).collect(),
-    }
+fn verdict(fields: &Value) -> Vec<String> {
+    texts(admit(container(fields), &AdmitContext::default()))
 }
 
-fn container(fields: Value) -> Value {
+fn texts(verdict: Result<Object, Vec<FieldError>>) -> Vec<String> {
+    verdict.err().unwrap_or_default().iter().map(ToString::to_string).collect()
+}
+
+fn container(fields: &Value) -> Value {
     let mut spec = json!({ "image": "docker.io/library/busybox:1.36" });
-    for (name, value) in fields.as_object().expect("a map").clone() {
-        spec[name] = value;
+    for (name, value) in fields.as_object().expect("a map") {
+        spec[name] = value.clone();
     }
     json!({ "apiVersion": API_VERSION, "kind": "Container", "metadata": { "name": "web" }, "spec": spec })
 }
 
-fn accept(fields: Value) -> Object {
-    admit(container(fields), &AdmitContext::default()).expect("accepted")
+fn accept(fields: &Value) -> Object {
+    admit(container(fields), &AdmitContext::default()).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+fn spec(fields: &Value) -> crate::ContainerSpec {
+    let Object::Container(container) = accept(fields);
+    container.spec
 }
 
 #[test]
-fn show_all() {
-    for fields in [
-        json!({"imagee": "x"}),
-        json!({"hostNetwork": 5}),
-        json!({"args": null}),
-        json!({"ports": [{"containerPort": 0}]}),
-        json!({"restart": {"maxRetries": 3}}),
-        json!({"volumeMounts": [{"name": "a", "mountPath": "/a"}]}),
-        json!({"resources": {"limits": {"memory": "1Gi"}, "requests": {"memory": "2Gi"}}}),
-        json!({"resources": {"limits": {"cpu": 1}, "requests": {"cpu": "1500m"}}}),
-        json!({"resources": {"limits": {"cpu": 0.5}}}),
-        json!({"restart": {"backoff": {"initial": "2m"}}}),
-        json!({"volumes": [{"name": "a"}]}),
-        json!({"volumes": [{"name": "a", "hostPath": {"path": "/a/../b"}}, {"name": "a", "emptyDir": {"medium": "Memory"}}]}),
-        json!({"volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}]}),
-        json!({"livenessProbe": {"exec": {"command": ["a"]}}}),
-        json!({"rlimits": [{"name": "nofile", "soft": 5, "hard": 3}]}),
-        json!({"restartPolicy": "Foo"}),
-        json!({"stopSignal": "SIGFOO"}),
-        json!({"env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]}),
-        json!({"env": [{"name": "A", "value": 5}]}),
-    ] {
-        println!("{:#?}", verdict(fields));
+fn rules_compile() {
+    assert_eq!(rules::broken(Kind::Container), Vec::<String>::new());
+}
+
+#[test]
+fn rules_give_their_messages() {
+    let probe = |handler: Value| json!({ "livenessProbe": handler });
+    let cases = [
+        (
+            json!({ "volumeMounts": [{ "name": "a", "mountPath": "/a" }] }),
+            "spec: every one of volumeMounts must name one of volumes",
+        ),
+        (json!({ "restart": { "maxRetries": 3 } }), "spec: restart.maxRetries needs restartPolicy OnFailure"),
+        (
+            json!({ "hostUsers": false, "hostPID": true }),
+            "spec: hostUsers must not be false with hostNetwork, hostPID or hostIPC",
+        ),
+        (
+            json!({ "volumes": [{ "name": "a", "emptyDir": {} }],
+                "volumeMounts": [{ "name": "a", "mountPath": "/a", "mountPropagation": "Bidirectional" }] }),
+            "spec: mountPropagation Bidirectional needs securityContext.privileged",
+        ),
+        (
+            json!({ "env": [{ "name": "A", "value": "x", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }] }),
+            "spec.env[0]: value and valueFrom must not both be set",
+        ),
+        (
+            json!({ "env": [{ "name": "A", "valueFrom": {} }] }),
+            "spec.env[0].valueFrom: exactly one of fieldRef, configMapKeyRef and secretKeyRef must be set",
+        ),
+        (
+            json!({ "envFrom": [{ "prefix": "A" }] }),
+            "spec.envFrom[0]: exactly one of configMapRef and secretRef must be set",
+        ),
+        (
+            probe(json!({})),
+            "spec.livenessProbe: exactly one of exec, httpGet, tcpSocket and grpc must be set",
+        ),
+        (
+            json!({ "lifecycle": { "preStop": {} } }),
+            "spec.lifecycle.preStop: exactly one of exec, httpGet and sleep must be set",
+        ),
+        (
+            json!({ "resources": { "limits": { "memory": "1Gi" }, "requests": { "memory": "2Gi" } } }),
+            "spec.resources: the request of memory must not be above its limit",
+        ),
+        (
+            json!({ "resources": { "limits": { "cpu": 1 }, "requests": { "cpu": "1001m" } } }),
+            "spec.resources: the request of cpu must not be above its limit",
+        ),
+        (
+            json!({ "resources": { "requests": { "pids": 5 } } }),
+            "spec.resources: pids has a limit only, no request",
+        ),
+        (
+            json!({ "rlimits": [{ "name": "nofile", "soft": -1, "hard": 3 }] }),
+            "spec.rlimits[0]: soft must not be above hard",
+        ),
+        (
+            json!({ "restart": { "backoff": { "initial": "61s" } } }),
+            "spec.restart.backoff: initial must not be longer than max",
+        ),
+        (
+            json!({ "restart": { "rules": [{ "action": "Stop" }] } }),
+            "spec.restart.rules[0]: one of exitCodes, signals and oomKilled must be set",
+        ),
+        (
+            json!({ "securityContext": { "privileged": true, "allowPrivilegeEscalation": false } }),
+            "spec.securityContext: allowPrivilegeEscalation must not be false with privileged",
+        ),
+        (
+            json!({ "securityContext": { "seccompProfile": { "type": "Localhost" } } }),
+            "spec.securityContext.seccompProfile: localhostProfile must be set with type Localhost, and only then",
+        ),
+        (
+            json!({ "securityContext": { "appArmorProfile": { "type": "Unconfined", "localhostProfile": "x" } } }),
+            "spec.securityContext.appArmorProfile: localhostProfile must be set with type Localhost, and only then",
+        ),
+        (
+            json!({ "volumes": [{ "name": "a", "emptyDir": {}, "hostPath": { "path": "/a" } }] }),
+            "spec.volumes[0]: exactly one of hostPath, emptyDir, volume, configMap and secret must be set",
+        ),
+        (
+            json!({ "volumes": [{ "name": "a", "hostPath": { "path": "/a/../b" } }] }),
+            "spec.volumes[0].hostPath: path must not contain '..'",
+        ),
+        (
+            json!({ "volumes": [{ "name": "a", "emptyDir": {} }], "volumeMounts": [{ "name": "a", "mountPath": "/a/.." }] }),
+            "spec.volumeMounts[0]: mountPath must not contain '..'",
+        ),
+        (
+            json!({ "volumes": [{ "name": "a", "emptyDir": {} }],
+                "volumeMounts": [{ "name": "a", "mountPath": "/a", "subPath": "/b" }] }),
+            "spec.volumeMounts[0]: subPath must be relative and must not contain '..'",
+        ),
+        (
+            json!({ "volumes": [{ "name": "a", "configMap": { "name": "a", "items": [{ "key": "k", "path": "../x" }] } }] }),
+            "spec.volumes[0].configMap.items[0]: path must be relative and must not contain '..'",
+        ),
+    ];
+    for (fields, message) in cases {
+        assert_eq!(verdict(&fields), [message], "{fields}");
     }
-    println!("{:?}", super::rules::broken(Kind::Container));
-    println!(
-        "{}",
-        crate::to_yaml(
-            &accept(
-                json!({"command": ["sh", "-c", "echo hi\nexit 1\n"], "env": [{"name":"A", "value":"yes"}]})
-            )
-            .to_value()
-        )
-    );
-    for text in [
-        "a: [",
-        "a: 1\na: 2\n",
-        "- 1\n--- \n\n---\nb: *x",
-        "a: !foo b",
-        "x: .nan",
-        "a: 'b",
-        "a:\n\t- b",
-        "\u{feff}a: 1",
-        "a: 0644\nb: yes\n1: x\nc: 99999999999999999999\n<<: {d: 1}\ne: ~",
-        "",
-        "# only\n",
-        "{\"a\":\t[1,\n2]}\n",
+}
+
+#[test]
+fn node_name_is_set_once() {
+    let context = |old| AdmitContext { old, ..AdmitContext::default() };
+    let (none, a) = (accept(&json!({})), accept(&json!({ "nodeName": "a" })));
+    let message = ["spec: nodeName is set once and never changed"];
+    assert_eq!(texts(admit(container(&json!({ "nodeName": "b" })), &context(Some(&a)))), message);
+    assert_eq!(texts(admit(container(&json!({})), &context(Some(&a)))), message);
+    assert!(admit(container(&json!({ "nodeName": "a", "tty": false })), &context(Some(&a))).is_ok());
+    assert!(admit(container(&json!({ "nodeName": "a" })), &context(Some(&none))).is_ok());
+}
+
+#[test]
+fn defaults_are_those_of_the_schema_and_of_serde_alike() {
+    let Object::Container(admitted) = accept(&json!({}));
+    assert_eq!(admitted.spec, crate::ContainerSpec::new("docker.io/library/busybox:1.36"));
+    let spec = admitted.spec;
+    assert_eq!(spec.restart_policy, RestartPolicy::Always);
+    assert_eq!(spec.termination_grace_period_seconds, 30);
+    assert_eq!(spec.restart.backoff.initial, "100ms".parse().unwrap());
+    assert_eq!(spec.restart.backoff.max, "60s".parse().unwrap());
+    assert_eq!((spec.restart.backoff.factor, spec.restart.backoff.jitter), (2, 10));
+    assert!(spec.host_users && !spec.host_network && !spec.tty);
+    assert_eq!(admitted.metadata.namespace.as_deref(), Some("default"));
+    // A part that is set does not lose the defaults of the others.
+    let partly = accept(&json!({ "restart": { "backoff": { "max": "5m" } } }));
+    assert_eq!(partly.to_value()["spec"]["restart"]["backoff"]["initial"], "100ms");
+    // A default that is written out changes nothing, and so makes no generation.
+    let written =
+        accept(&json!({ "restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "args": [] }));
+    assert!(!spec_changed(&written, &accept(&json!({}))));
+    assert!(spec_changed(&accept(&json!({ "args": ["x"] })), &accept(&json!({}))));
+}
+
+#[test]
+fn accessors_answer_in_units() {
+    let spec = spec(&json!({
+        "resources": { "limits": { "memory": "64Mi", "cpu": "1500m", "pids": 100 }, "requests": { "cpu": "0.1" } },
+        "stopSignal": "QUIT",
+        "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "add": ["NET_ADMIN"] } },
+    }));
+    assert_eq!((spec.memory_limit(), spec.memory_request()), (Some(64 << 20), Some(64 << 20)));
+    assert_eq!((spec.cpu_limit_millis(), spec.cpu_request_millis()), (Some(1500), Some(100)));
+    assert_eq!(spec.pids_limit(), Some(100));
+    assert_eq!(spec.stop_signal_or(None).to_string(), "SIGQUIT");
+    assert_eq!(crate::ContainerSpec::new("a").stop_signal_or(None), Signal::TERM);
+    assert!(spec.no_new_privs());
+    for (image, policy) in [
+        ("redis", PullPolicy::Always),
+        ("localhost:5000/redis", PullPolicy::Always),
+        ("localhost:5000/redis:latest", PullPolicy::Always),
+        ("redis:7", PullPolicy::IfNotPresent),
+        ("redis@sha256:00", PullPolicy::IfNotPresent),
     ] {
-        println!(
-            "{text:?} {:?}",
-            read_documents(text.as_bytes(), &Limits::default())
-                .map(|d| d.iter().map(|d| d.value.to_string()).collect::<Vec<_>>())
-                .map_err(|e| e.to_string())
-        );
+        assert_eq!(crate::ContainerSpec::new(image).pull_policy(), policy, "{image}");
     }
-    let deep = "[".repeat(10_000);
-    let t = std::time::Instant::now();
-    println!(
-        "{:?} {:?}",
-        read_documents(deep.as_bytes(), &Limits::default()).map_err(|e| e.to_string()).is_err(),
-        t.elapsed()
+}
+
+#[test]
+fn names_and_labels_are_checked() {
+    let with = |metadata: Value| {
+        let mut value = container(&json!({}));
+        value["metadata"] = metadata;
+        texts(admit(value, &AdmitContext::default()))
+    };
+    assert_eq!(with(json!({})), ["metadata.name: is required"]);
+    assert!(
+        with(json!({ "name": "Web" }))[0].starts_with("metadata.name: a lowercase RFC 1123 subdomain must")
     );
-    let _ = (fs::read_dir("."), Path::new("."));
+    assert!(
+        with(json!({ "name": "w", "namespace": "a.b" }))[0]
+            .starts_with("metadata.namespace: a lowercase RFC 1123 label")
+    );
+    assert!(
+        with(json!({ "name": "w", "labels": { "a": "-" } }))[0]
+            .starts_with("metadata.labels.a: must be at most 63")
+    );
+    assert!(with(json!({ "name": "w", "labels": { "a/b/c": "" } }))[0].contains("must be a key such as"));
+    assert_eq!(
+        with(json!({ "name": "w", "label": {} })),
+        ["metadata.label: unknown field, did you mean \"labels\"?"]
+    );
+    assert!(
+        with(json!({ "name": "w", "labels": { "example.com/a": "" }, "creationTimestamp": null })).is_empty()
+    );
+    let namespace = Namespace::new("other").unwrap();
+    let context = AdmitContext { default_namespace: Some(&namespace), old: None };
+    let key = admit(container(&json!({})), &context).unwrap().key();
+    assert_eq!(key.to_string(), "Container other/web");
+}
+
+#[test]
+fn kinds_are_refused_by_name() {
+    let kind = |api: &str, kind: &str| {
+        texts(admit(
+            json!({ "apiVersion": api, "kind": kind, "metadata": { "name": "a" } }),
+            &AdmitContext::default(),
+        ))
+    };
+    assert_eq!(kind(API_VERSION, "Volume"), ["kind Volume: not supported by this version"]);
+    assert_eq!(kind(API_VERSION, "DataContainer"), ["kind DataContainer: not supported by this version"]);
+    assert_eq!(kind("v1", "ConfigMap"), ["kind ConfigMap: not supported by this version"]);
+    assert_eq!(kind("v1", "Secret"), ["kind Secret: not supported by this version"]);
+    assert_eq!(
+        kind("v1", "Pod"),
+        ["no kind \"Pod\" in version \"v1\": there is Container in stower.dev/v1alpha1"]
+    );
+    assert_eq!(
+        kind("stower.dev/v1", "Container"),
+        ["no kind \"Container\" in version \"stower.dev/v1\": there is Container in stower.dev/v1alpha1"]
+    );
+    assert_eq!(texts(admit(json!({}), &AdmitContext::default())), ["apiVersion: is required"]);
+    assert_eq!(
+        texts(admit(json!([]), &AdmitContext::default())),
+        ["must be a map with apiVersion, kind, metadata and spec"]
+    );
+}
+
+#[test]
+fn every_unsupported_path_is_a_field() {
+    for path in support::paths() {
+        let mut node = crd::schema(Kind::Container);
+        for part in path.split('.') {
+            let (name, each) = part.strip_suffix("[]").map_or((part, false), |name| (name, true));
+            node = &node["properties"][name];
+            if each {
+                node = &node["items"];
+            }
+            assert!(node.is_object(), "{path} has no {part}");
+        }
+    }
+}
+
+#[test]
+fn errors_are_few() {
+    let many: serde_json::Map<String, Value> = (0..1000).map(|n| (format!("zz{n}zz"), Value::Null)).collect();
+    assert_eq!(verdict(&Value::Object(many)).len(), schema::MAX_ERRORS);
+}
+
+#[test]
+fn an_accepted_object_is_read_again() {
+    let object = accept(&json!({ "args": ["x"], "resources": { "limits": { "memory": "1Gi" } } }));
+    assert_eq!(read_accepted(object.to_value()), Ok(object.clone()));
+    assert_eq!(admit(object.to_value(), &AdmitContext::default()), Ok(object));
+    assert!(read_accepted(json!({ "apiVersion": API_VERSION, "kind": "Container", "metadata": {}, "spec": { "image": "a" } })).is_err());
+}
+
+/// What `stower validate` would print for a file, without the file's name.
+fn file_verdict(text: &[u8]) -> Vec<String> {
+    let documents: Vec<Document> = match read_documents(text, &Limits::default()) {
+        Ok(documents) => documents,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut all = Vec::new();
+    for document in documents {
+        if let Err(mut errors) = admit(document.value.clone(), &AdmitContext::default()) {
+            document.locate_all(&mut errors);
+            all.extend(errors.iter().map(ToString::to_string));
+        }
+    }
+    all
+}
+
+/// Every file of `manifests/invalid` begins with comments `# error: …`, which are exactly its errors.
+#[test]
+fn invalid_manifests_give_their_errors() {
+    let directory = File::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/invalid");
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(directory).expect("the corpus is there") {
+        let path = entry.expect("readable").path();
+        let text = fs::read_to_string(&path).expect("readable");
+        let expected: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# error: ")).collect();
+        assert!(!expected.is_empty(), "{} says no error", path.display());
+        assert_eq!(file_verdict(text.as_bytes()), expected, "{}", path.display());
+        names.insert(path);
+    }
+    assert!(names.len() >= 20, "the corpus has {} files only", names.len());
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let known = prop::sample::select(vec![
+        "image",
+        "env",
+        "name",
+        "value",
+        "volumes",
+        "hostPath",
+        "path",
+        "restart",
+        "backoff",
+        "initial",
+        "max",
+        "limits",
+        "memory",
+        "resources",
+        "requests",
+        "ports",
+        "containerPort",
+        "volumeMounts",
+        "mountPath",
+        "metadata",
+        "spec",
+        "securityContext",
+        "capabilities",
+        "nodeName",
+        "labels",
+        "rlimits",
+        "soft",
+        "hard",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        "[0-9]{1,30}[a-zA-Z]{0,3}".prop_map(Value::from),
+        Just(json!("/a/..")),
+    ];
+    leaf.prop_recursive(6, 64, 6, move |inner| {
+        let key = prop_oneof![4 => known.clone().prop_map(str::to_owned), 1 => ".{0,6}"];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map(key, inner, 0..8)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn admit_never_panics(value in any_json(), name in prop::sample::select(vec![
+        "env", "volumes", "restart", "resources", "ports", "volumeMounts", "rlimits", "securityContext", "nodeName", "stopSignal",
+    ])) {
+        let _ = admit(value.clone(), &AdmitContext::default());
+        let mut whole = container(&json!({}));
+        whole["metadata"]["labels"] = value.clone();
+        let _ = admit(whole, &AdmitContext::default());
+        let old = accept(&json!({ "nodeName": "a" }));
+        let context = AdmitContext { default_namespace: None, old: Some(&old) };
+        let mut inner = container(&json!({}));
+        inner["spec"] = value.clone();
+        let _ = admit(inner, &context);
+        // What is accepted stays as it is when it is admitted again.
+        if let Ok(object) = admit(container(&json!({ name: value })), &AdmitContext::default()) {
+            prop_assert_eq!(admit(object.to_value(), &AdmitContext::default()), Ok(object));
+        }
+    }
+
+    #[test]
+    fn files_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[-a-z0-9:#&*!|>'\"{}\\[\\], \n\t]{0,200}") {
+        file_verdict(&bytes);
+        file_verdict(text.as_bytes());
+    }
 }
