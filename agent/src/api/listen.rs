@@ -52,7 +52,7 @@ pub enum BindError {
 
 /// A listening socket; its file is removed when this is dropped, if it is still ours.
 #[derive(Debug)]
-pub struct Listener {
+pub(super) struct Listener {
     pub(super) socket: UnixListener,
     path: PathBuf,
     identity: (u64, u64),
@@ -65,7 +65,7 @@ impl Listener {
     ///
     /// # Errors
     /// When another agent answers there, something else lies there, or the kernel refuses.
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
+    pub(super) fn bind(path: &Path) -> Result<Self, BindError> {
         let failed =
             |what| move |source: io::Error| BindError::Failed { path: path.to_owned(), what, source };
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -112,8 +112,7 @@ impl Listener {
     }
 
     /// Where it listens.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -25,7 +25,7 @@ mod stall;
 mod status;
 mod watch;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router, middleware,
@@ -33,11 +33,8 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-pub use self::{
-    backend::Backend,
-    listen::{BindError, Listener},
-};
-use self::{hub::Hub, server::Limits};
+pub use self::{backend::Backend, listen::BindError};
+use self::{hub::Hub, listen::Listener, server::Limits};
 
 /// The group of all kinds.
 pub const GROUP: &str = "stower.dev";
@@ -58,9 +55,14 @@ struct Api {
     writes: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Serves until the listener fails for good; drop the future to stop, which ends every connection.
-pub async fn serve<B: Backend>(backend: Arc<B>, listener: Listener) {
+/// Listens on a socket and serves for ever. Dropping the future ends every connection and removes the socket.
+///
+/// # Errors
+/// When another agent answers there, or the kernel refuses.
+pub async fn serve<B: Backend>(backend: Arc<B>, socket: PathBuf) -> Result<(), BindError> {
+    let listener = Listener::bind(&socket)?;
     serve_with(backend, listener, Limits::default()).await;
+    Ok(())
 }
 
 async fn serve_with(backend: Arc<dyn Backend>, listener: Listener, limits: Limits) {

@@ -18,7 +18,8 @@ use crate::{
     client::{Client, ClientError, Content, Status},
     events::{EventLog, EventType, EventView},
     node::{
-        ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue, SourceRef, View,
+        ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue,
+        SourceRef, View,
     },
 };
 
@@ -96,6 +97,16 @@ impl Memory {
         self.view.store(Arc::new(View { resource_version: version, objects: view.objects.remove(key) }));
         let _ = self.changes.send(Change::Deleted(Arc::clone(&last)));
         Some(last)
+    }
+
+    /// Takes an object out by name.
+    pub(super) fn remove_named(&self, name: &str) {
+        self.remove(&key(name));
+    }
+
+    /// Says where the logs lie.
+    pub(super) fn log_in(&self, dir: &std::path::Path) {
+        *self.logs.lock().unwrap() = Some(dir.to_owned());
     }
 
     fn note(&self, what: String) {
@@ -184,8 +195,12 @@ impl Backend for Memory {
     ) -> BoxFuture<'_, Result<ImageView, ApiError>> {
         Box::pin(async move {
             for current in 0..100 {
-                let report =
-                    PullProgress { digest: "sha256:a".into(), phase: "downloading".into(), current, total: 100 };
+                let report = PullProgress {
+                    digest: "sha256:a".into(),
+                    phase: "downloading".into(),
+                    current,
+                    total: 100,
+                };
                 let _ = progress.send(report).await;
             }
             if reference == "none" { Err(ApiError::unavailable("no registry")) } else { Ok(image()) }
@@ -213,13 +228,18 @@ impl Backend for Memory {
 }
 
 fn image() -> ImageView {
-    ImageView { reference: "docker.io/library/nginx:1".into(), digest: "sha256:ab".into(), size: 7, created: None }
+    ImageView {
+        reference: "docker.io/library/nginx:1".into(),
+        digest: "sha256:ab".into(),
+        size: 7,
+        created: None,
+    }
 }
 
 /// A served node; ends with the test.
-struct Served {
-    memory: Arc<Memory>,
-    client: Client,
+pub(super) struct Served {
+    pub(super) memory: Arc<Memory>,
+    pub(super) client: Client,
     socket: PathBuf,
     task: JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -240,7 +260,7 @@ fn serve_limited(names: &[&str], limits: Limits) -> Served {
     Served { memory, client: Client::new(&socket), socket, task, _dir: dir }
 }
 
-fn served(names: &[&str]) -> Served {
+pub(super) fn served(names: &[&str]) -> Served {
     serve_limited(names, Limits::default())
 }
 
@@ -253,7 +273,12 @@ fn refusal(error: ClientError) -> Status {
     }
 }
 
-async fn refused(client: &Client, method: Method, path: &str, content: Option<Content>) -> (u16, String, String) {
+async fn refused(
+    client: &Client,
+    method: Method,
+    path: &str,
+    content: Option<Content>,
+) -> (u16, String, String) {
     let status = refusal(client.json(method.clone(), path, content).await.expect_err(path));
     (status.code, status.reason, status.message)
 }

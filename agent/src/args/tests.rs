@@ -37,9 +37,15 @@ fn the_agent_has_the_flags_that_others_rely_on() {
 fn global_flags_stand_before_and_after_the_verb() {
     for line in ["stower --socket /s -n x get", "stower get --socket /s -n x"] {
         let cli = parse(line);
-        assert_eq!((cli.global.socket, cli.global.namespace.as_deref()), (Some("/s".into()), Some("x")), "{line}");
+        assert_eq!(
+            (cli.global.socket, cli.global.namespace.as_deref()),
+            (Some("/s".into()), Some("x")),
+            "{line}"
+        );
     }
-    for verb in ["get", "describe x", "logs x", "stop x", "start x", "restart x", "events", "images", "rmi x", "plan"] {
+    for verb in
+        ["get", "describe x", "logs x", "stop x", "start x", "restart x", "events", "images", "rmi x", "plan"]
+    {
         assert!(parse(&format!("stower {verb} --socket /s -A")).global.all_namespaces, "{verb}");
     }
     assert!(refused("stower get -A -n x").contains("cannot be used with"));
@@ -47,16 +53,26 @@ fn global_flags_stand_before_and_after_the_verb() {
 
 #[test]
 fn get_takes_what_kubectl_get_takes() {
-    let Command::Get(args) = parse("stower get ctr web db -o wide -l a=b --show-labels -w").command else { panic!() };
+    let Command::Get(args) = parse("stower get ctr web db -o wide -l a=b --show-labels -w").command else {
+        panic!()
+    };
     assert_eq!(args.targets, ["ctr", "web", "db"]);
-    assert_eq!((args.output, args.selector.as_deref(), args.watch, args.show_labels), (Some(Output::Wide), Some("a=b"), true, true));
+    assert_eq!(
+        (args.output, args.selector.as_deref(), args.watch, args.show_labels),
+        (Some(Output::Wide), Some("a=b"), true, true)
+    );
     assert!(refused("stower get -o xml").contains("[possible values: wide, json, yaml, name]"));
 }
 
 #[test]
 fn logs_take_what_kubectl_logs_takes() {
-    let Command::Logs(args) = parse("stower logs web -f --since 10m --tail 5 --timestamps").command else { panic!() };
-    assert_eq!((args.follow, args.since.as_deref(), args.tail, args.timestamps), (true, Some("10m"), 5, true));
+    let Command::Logs(args) = parse("stower logs web -f --since 10m --tail 5 --timestamps").command else {
+        panic!()
+    };
+    assert_eq!(
+        (args.follow, args.since.as_deref(), args.tail, args.timestamps),
+        (true, Some("10m"), 5, true)
+    );
     let Command::Logs(args) = parse("stower logs web -p --tail=-1").command else { panic!() };
     assert_eq!((args.previous, args.tail), (true, -1));
 }

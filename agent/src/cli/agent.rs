@@ -19,13 +19,6 @@ pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
             "--namespace and --all-namespaces: the agent runs the containers of all".to_owned(),
         ));
     }
-    let user = rustix::process::geteuid();
-    if !user.is_root() {
-        return Err(CliError::Message(format!(
-            "the agent must run as root (uid 0), not as uid {}: start it with sudo, or as a system service",
-            user.as_raw()
-        )));
-    }
     let config = Config::load(Flags {
         config: args.config,
         manifests: args.manifests,

@@ -110,7 +110,8 @@ pub(super) fn to_data(value: &Value, output: DataOutput) -> Result<String, CliEr
 
 /// Objects as one `List`, as kubectl prints several.
 pub(super) fn list_of(items: Vec<Value>) -> Value {
-    let mut list = serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}});
+    let mut list =
+        serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}});
     list["items"] = Value::Array(items);
     list
 }

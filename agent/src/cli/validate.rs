@@ -29,9 +29,11 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), CliError> {
         }
         for document in documents {
             match stower_crds::admit(document.object().clone(), &AdmitContext::default()) {
-                Err(errors) => {
+                Err(mut errors) => {
+                    document.read.locate_all(&mut errors);
                     for error in errors {
-                        complain(format!("{}: {}", place(&document, &error), words(&error)));
+                        // An error begins with its line and column.
+                        complain(format!("{}:{error}", document.name));
                     }
                 }
                 Ok(object) => {
@@ -60,17 +62,4 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), CliError> {
         }
     }
     if wrong { Err(CliError::Told(1)) } else { Ok(()) }
-}
-
-/// Where the field of an error stands, or at least its document.
-fn place(document: &files::Document, error: &stower_crds::FieldError) -> String {
-    match error.location {
-        Some(at) => format!("{}:{}:{}", document.name, at.line, at.column),
-        None => document.place(),
-    }
-}
-
-/// What is wrong, after the path of the field.
-fn words(error: &stower_crds::FieldError) -> String {
-    if error.path.is_empty() { error.message.clone() } else { format!("{}: {}", error.path, error.message) }
 }

@@ -10,12 +10,24 @@ fn matches(selector: &str) -> bool {
 #[test]
 fn labels_are_selected_as_in_kubernetes() {
     for selector in [
-        "", "app=web", "app==web", " app = web , tier!=back", "app in (web,db)", "app in (db, web),tier", "nope!=x",
-        "app notin (db)", "!nope", "nope notin (a)", "a.b/c=", "a.b/c",
+        "",
+        "app=web",
+        "app==web",
+        " app = web , tier!=back",
+        "app in (web,db)",
+        "app in (db, web),tier",
+        "nope!=x",
+        "app notin (db)",
+        "!nope",
+        "nope notin (a)",
+        "a.b/c=",
+        "a.b/c",
     ] {
         assert!(matches(selector), "{selector}");
     }
-    for selector in ["app=db", "app!=web", "app in (db)", "app notin (web,db)", "!app", "nope", "nope=", "app=web,tier=x"] {
+    for selector in
+        ["app=db", "app!=web", "app in (db)", "app notin (web,db)", "!app", "nope", "nope=", "app=web,tier=x"]
+    {
         assert!(!matches(selector), "{selector}");
     }
 }

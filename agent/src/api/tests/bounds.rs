@@ -17,7 +17,11 @@ async fn a_long_head_is_refused() {
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
-    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,7 +57,11 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     let whole = served.client.get(BASE).await.unwrap().to_string().len();
-    assert!(answer.len() < whole, "it was cut off before the {whole} bytes were through, at {}", answer.len());
+    assert!(
+        answer.len() < whole,
+        "it was cut off before the {whole} bytes were through, at {}",
+        answer.len()
+    );
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ async fn apply_says_what_it_changed() {
     for (name, image, outcome) in
         [("b", "x", "created"), ("b", "x", "unchanged"), ("b", "y", "configured"), ("a", "y", "configured")]
     {
-        let (object, got) = served.client.apply(&format!("{BASE}/{name}"), &document(name, image)).await.unwrap();
+        let (object, got) =
+            served.client.apply(&format!("{BASE}/{name}"), &document(name, image)).await.unwrap();
         assert_eq!(got, outcome, "{name} {image}");
         assert_eq!(object["metadata"]["namespace"], "default");
         assert_eq!(object["kind"], "Container");
@@ -22,7 +23,8 @@ async fn apply_takes_yaml() {
     let served = served(&[]);
     let content = Content {
         media_type: body::APPLY,
-        bytes: b"apiVersion: stower.dev/v1alpha1\nkind: Container\nmetadata:\n  name: a\nspec:\n  image: x\n".to_vec(),
+        bytes: b"apiVersion: stower.dev/v1alpha1\nkind: Container\nmetadata:\n  name: a\nspec:\n  image: x\n"
+            .to_vec(),
     };
     let object = served.client.json(Method::PATCH, &format!("{BASE}/a"), Some(content)).await.unwrap();
     assert_eq!(object["spec"]["image"], "x");
@@ -95,7 +97,10 @@ async fn objects_must_fit_their_path() {
         assert_eq!(error.code, 400, "{object}");
     }
     let error = refusal(served.client.apply(&format!("{BASE}/a"), &document("a", "bad")).await.unwrap_err());
-    assert_eq!((error.code, error.reason.as_str(), error.message.as_str()), (422, "Invalid", "spec.image: bad"));
+    assert_eq!(
+        (error.code, error.reason.as_str(), error.message.as_str()),
+        (422, "Invalid", "spec.image: bad")
+    );
 }
 
 #[tokio::test]
@@ -134,12 +139,17 @@ async fn delete_takes_preconditions_and_refuses_what_it_cannot_do() {
     let served = served(&["a"]);
     let path = format!("{BASE}/a");
     let delete = async |body: Value| {
-        served.client.json(Method::DELETE, &path, Some(Content::json(&body))).await.map_err(|error| refusal(error).code)
+        served
+            .client
+            .json(Method::DELETE, &path, Some(Content::json(&body)))
+            .await
+            .map_err(|error| refusal(error).code)
     };
     assert_eq!(delete(json!({"preconditions": {"uid": "other"}})).await, Err(409));
     assert_eq!(delete(json!({"gracePeriodSeconds": 0})).await, Err(400));
     assert_eq!(delete(json!({"propagationPolicy": "Orphan"})).await, Err(400));
-    let gone = delete(json!({"preconditions": {"uid": "uid-a"}, "propagationPolicy": "Background"})).await.unwrap();
+    let gone =
+        delete(json!({"preconditions": {"uid": "uid-a"}, "propagationPolicy": "Background"})).await.unwrap();
     assert_eq!(gone["metadata"]["uid"], "uid-a");
     assert_eq!(delete(json!({})).await, Err(404));
 }
@@ -149,15 +159,16 @@ async fn holds_reach_the_node() {
     let served = served(&["a"]);
     let hold = async |name: &str, body: Value| {
         let path = format!("{BASE}/{name}/hold");
-        served.client.json(Method::POST, &path, Some(Content::json(&body))).await.map_err(|error| refusal(error).code)
+        served
+            .client
+            .json(Method::POST, &path, Some(Content::json(&body)))
+            .await
+            .map_err(|error| refusal(error).code)
     };
     hold("a", json!({"action": "stop", "gracePeriodSeconds": 5})).await.unwrap();
     hold("a", json!({"action": "start"})).await.unwrap();
     hold("a", json!({"action": "restart"})).await.unwrap();
-    assert_eq!(
-        served.memory.asked(),
-        ["a Stop { grace: Some(5s) }", "a Start", "a Restart { grace: None }"]
-    );
+    assert_eq!(served.memory.asked(), ["a Stop { grace: Some(5s) }", "a Start", "a Restart { grace: None }"]);
     assert_eq!(hold("x", json!({"action": "stop"})).await, Err(404));
     assert_eq!(hold("a", json!({"action": "pause"})).await, Err(400));
     assert_eq!(hold("a", json!({"action": "stop", "grace": 1})).await, Err(400));

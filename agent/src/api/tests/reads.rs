@@ -4,7 +4,10 @@ use super::*;
 async fn a_list_has_its_kind_version_and_items() {
     let served = served(&["a", "b"]);
     let list = served.client.get(BASE).await.unwrap();
-    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("ContainerList"), &json!("stower.dev/v1alpha1")));
+    assert_eq!(
+        (&list["kind"], &list["apiVersion"]),
+        (&json!("ContainerList"), &json!("stower.dev/v1alpha1"))
+    );
     assert_eq!(list["metadata"]["resourceVersion"], "2");
     assert_eq!(list["items"][1]["metadata"]["resourceVersion"], "2");
     assert_eq!(list["items"][1]["metadata"]["annotations"][SOURCE_ANNOTATION], "local API");
@@ -26,8 +29,12 @@ async fn selectors_select() {
         ("fieldSelector=spec.nodeName%3Dthere", vec![]),
     ] {
         let list = served.client.get(&format!("{BASE}?{query}")).await.unwrap();
-        let names: Vec<_> =
-            list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+        let names: Vec<_> = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|o| o["metadata"]["name"].as_str().unwrap())
+            .collect();
         assert_eq!(names, want, "{query}");
     }
 }
@@ -55,7 +62,8 @@ async fn refusals_are_statuses() {
 #[tokio::test]
 async fn a_wrong_method_says_which_are_right() {
     let served = served(&[]);
-    let answer = raw(&served.socket, &format!("PUT {BASE} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+    let answer =
+        raw(&served.socket, &format!("PUT {BASE} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     assert!(answer.to_ascii_lowercase().contains("\r\nallow: get,head,post\r\n"), "{answer}");
     assert!(answer.contains("\"kind\":\"Status\""), "{answer}");
@@ -72,7 +80,10 @@ async fn discovery_names_what_there_is() {
     let names: Vec<_> =
         resources["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["containers", "containers/status", "containers/log", "containers/hold"]);
-    assert_eq!(served.client.get("/version").await.unwrap()["gitVersion"], concat!("v", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        served.client.get("/version").await.unwrap()["gitVersion"],
+        concat!("v", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[tokio::test]
@@ -97,7 +108,10 @@ async fn events_are_those_of_core_v1() {
     let list = served.client.get("/api/v1/events?fieldSelector=involvedObject.name%3Db").await.unwrap();
     assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("EventList"), 1));
     let event = &list["items"][0];
-    assert_eq!((&event["reason"], &event["type"], &event["count"]), (&json!("Killed"), &json!("Normal"), &json!(1)));
+    assert_eq!(
+        (&event["reason"], &event["type"], &event["count"]),
+        (&json!("Killed"), &json!("Normal"), &json!(1))
+    );
     assert_eq!(event["lastTimestamp"], "1970-01-01T00:00:02Z");
     let none = served.client.get("/api/v1/namespaces/other/events").await.unwrap();
     assert_eq!(none["items"], json!([]));
@@ -109,7 +123,10 @@ async fn a_watch_of_events_goes_on_where_the_list_ended() {
     served.memory.happened("a", "Started", 1);
     let list = served.client.get("/api/v1/events").await.unwrap();
     served.memory.happened("a", "Killed", 2);
-    let path = format!("/api/v1/events?watch=1&resourceVersion={}", list["metadata"]["resourceVersion"].as_str().unwrap());
+    let path = format!(
+        "/api/v1/events?watch=1&resourceVersion={}",
+        list["metadata"]["resourceVersion"].as_str().unwrap()
+    );
     let mut stream = served.client.stream(Method::GET, &path, None).await.unwrap();
     served.memory.happened("a", "Restarted", 3);
     for want in ["Killed", "Restarted"] {
@@ -176,14 +193,18 @@ async fn a_watch_tells_what_is_there_and_what_changes() {
 async fn a_watch_from_a_version_misses_nothing() {
     let served = served(&["a"]);
     // The hub must have begun before versions can be asked of it.
-    let version = served.client.get(BASE).await.unwrap()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let version =
+        served.client.get(BASE).await.unwrap()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     served.memory.set(container("b", 2));
     served.memory.remove(&key("a"));
     let path = format!("{BASE}?watch=1&resourceVersion={version}");
     let mut stream = served.client.stream(Method::GET, &path, None).await.unwrap();
     assert_eq!(told(&mut stream).await, pair("ADDED", "b"));
     let gone = stream.event().await.unwrap().unwrap();
-    assert_eq!((&gone["type"], &gone["object"]["metadata"]["resourceVersion"]), (&json!("DELETED"), &json!("3")));
+    assert_eq!(
+        (&gone["type"], &gone["object"]["metadata"]["resourceVersion"]),
+        (&json!("DELETED"), &json!("3"))
+    );
 }
 
 #[tokio::test]

@@ -37,9 +37,16 @@ fn times_are_told_in_full() {
 
 #[test]
 fn durations_are_read_as_go_writes_them() {
-    for (text, millis) in
-        [("90s", 90_000), ("10m", 600_000), ("2h30m", 9_000_000), ("1.5s", 1500), ("300ms", 300), ("5", 5000), ("1d", 86_400_000), ("0", 0)]
-    {
+    for (text, millis) in [
+        ("90s", 90_000),
+        ("10m", 600_000),
+        ("2h30m", 9_000_000),
+        ("1.5s", 1500),
+        ("300ms", 300),
+        ("5", 5000),
+        ("1d", 86_400_000),
+        ("0", 0),
+    ] {
         assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
     }
     for text in ["", "m", "5x", "1h-2m", "-5s", "1.2.3s", "5 m"] {

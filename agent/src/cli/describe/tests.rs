@@ -89,7 +89,10 @@ Events:  <none>
 
 #[test]
 fn a_status_of_an_older_generation_is_said_so() {
-    assert_eq!(generation(&json!({"generation": 3}), &json!({"observedGeneration": 2})), "3 (the status is of 2)");
+    assert_eq!(
+        generation(&json!({"generation": 3}), &json!({"observedGeneration": 2})),
+        "3 (the status is of 2)"
+    );
     assert_eq!(generation(&json!({"generation": 1}), &json!({})), "1 (not yet seen to)");
 }
 
@@ -118,6 +121,9 @@ fn events_follow_as_a_table() {
     let lines: Vec<_> = out.lines().collect();
     assert_eq!(lines[0], "Events:");
     assert!(lines[1].starts_with("  Type      Reason    Age"), "{out}");
-    assert!(lines[2].starts_with("  Warning   BackOff   ") && lines[2].ends_with("restarting failed"), "{out}");
+    assert!(
+        lines[2].starts_with("  Warning   BackOff   ") && lines[2].ends_with("restarting failed"),
+        "{out}"
+    );
     assert!(lines[2].contains(" (x3 over "), "{out}");
 }

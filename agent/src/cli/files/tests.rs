@@ -27,11 +27,20 @@ fn a_directory_gives_its_manifests_in_order_and_no_others() {
 fn what_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    assert_eq!(error(&[&path("none.yaml")], false), format!("the path {:?} does not exist", path("none.yaml")));
+    assert_eq!(
+        error(&[&path("none.yaml")], false),
+        format!("the path {:?} does not exist", path("none.yaml"))
+    );
     let empty = dir.path().display().to_string();
-    assert_eq!(error(&[&empty], false), format!("no *.yaml, *.yml or *.json in {empty}; -R looks in its folders too"));
+    assert_eq!(
+        error(&[&empty], false),
+        format!("no *.yaml, *.yml or *.json in {empty}; -R looks in its folders too")
+    );
     fs::write(path("bytes.yaml"), b"a\xffb").unwrap();
-    assert_eq!(error(&[&path("bytes.yaml")], false), format!("{}: not text: byte 1 is no UTF-8", path("bytes.yaml")));
+    assert_eq!(
+        error(&[&path("bytes.yaml")], false),
+        format!("{}: not text: byte 1 is no UTF-8", path("bytes.yaml"))
+    );
     fs::write(path("blank.yaml"), "---\n").unwrap();
     assert_eq!(error(&[&path("blank.yaml")], false), "no objects passed");
 }
@@ -42,7 +51,10 @@ fn a_long_file_is_refused_before_it_is_read_whole() {
     let path = dir.path().join("long.yaml");
     fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
     let path = path.display().to_string();
-    assert_eq!(error(&[&path], false), format!("{path}: longer than 8 MiB, the most that a manifest may have"));
+    assert_eq!(
+        error(&[&path], false),
+        format!("{path}: longer than 8 MiB, the most that a manifest may have")
+    );
 }
 
 #[test]

@@ -20,7 +20,12 @@ fn a_pipe_gets_one_line_a_step() {
     .collect();
     assert_eq!(
         out,
-        ["0123456789ab: Downloading (2MB)\n", "", "0123456789ab: Pull complete (2MB)\n", "fedcba987654: Already here\n"]
+        [
+            "0123456789ab: Downloading (2MB)\n",
+            "",
+            "0123456789ab: Pull complete (2MB)\n",
+            "fedcba987654: Already here\n"
+        ]
     );
 }
 

@@ -28,12 +28,21 @@ fn the_status_is_one_word() {
         (json!({"phase": "Pending"}), "Pending"),
         (json!({"phase": "Running", "state": {"running": {"pid": 7}}}), "Running"),
         (json!({"phase": "Running", "state": {"running": {"pid": 7}}, "conditions": held()}), "Stopping"),
-        (json!({"phase": "Running", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}), "CrashLoopBackOff"),
-        (json!({"phase": "Pending", "state": {"waiting": {"reason": "Held"}}, "conditions": held()}), "Stopped"),
+        (
+            json!({"phase": "Running", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}),
+            "CrashLoopBackOff",
+        ),
+        (
+            json!({"phase": "Pending", "state": {"waiting": {"reason": "Held"}}, "conditions": held()}),
+            "Stopped",
+        ),
         (ended(json!({"reason": "OOMKilled"})), "OOMKilled"),
         (ended(json!({})), "ExitCode:3"),
         (ended(json!({"signal": 9})), "Signal:9"),
-        (json!({"conditions": [{"type": "Accepted", "status": "False", "reason": "NameConflict"}]}), "NameConflict"),
+        (
+            json!({"conditions": [{"type": "Accepted", "status": "False", "reason": "NameConflict"}]}),
+            "NameConflict",
+        ),
     ] {
         assert_eq!(word(&object(status.clone())), want, "{status}");
     }
@@ -53,7 +62,10 @@ fn a_row_says_what_kubectl_would() {
         "image": "docker.io/library/nginx@sha256:0123456789abcdef0123",
         "conditions": [{"type": "Ready", "status": "True"}],
     }));
-    assert_eq!(cells(&object, false, false, false, now), ["web", "Running", "True", "2 (60s ago)", "5m", "nginx:1.29"]);
+    assert_eq!(
+        cells(&object, false, false, false, now),
+        ["web", "Running", "True", "2 (60s ago)", "5m", "nginx:1.29"]
+    );
     let all = cells(&object, true, true, true, now);
     assert_eq!(all.len(), headings(true, true, true).len());
     assert_eq!(
@@ -67,6 +79,18 @@ fn what_is_missing_does_not_matter() {
     let now = "2026-11-21T10:05:00Z".parse().unwrap();
     assert_eq!(
         cells(&json!({"metadata": {"name": "x"}}), false, true, true, now),
-        ["x", "Pending", "False", "0", "<unknown>", "<none>", "<none>", "<none>", "<none>", "<none>", "<none>"]
+        [
+            "x",
+            "Pending",
+            "False",
+            "0",
+            "<unknown>",
+            "<none>",
+            "<none>",
+            "<none>",
+            "<none>",
+            "<none>",
+            "<none>"
+        ]
     );
 }

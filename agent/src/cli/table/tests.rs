@@ -9,7 +9,10 @@ fn columns_are_as_wide_as_their_content() {
     let mut table = Table::new(&["NAME", "AGE", "IMAGE"], true);
     table.row(cells(&["web", "5m", "nginx"]));
     table.row(cells(&["a-longer-name", "3d", ""]));
-    assert_eq!(table.render_rows(), "NAME            AGE   IMAGE\nweb             5m    nginx\na-longer-name   3d\n");
+    assert_eq!(
+        table.render_rows(),
+        "NAME            AGE   IMAGE\nweb             5m    nginx\na-longer-name   3d\n"
+    );
 }
 
 #[test]

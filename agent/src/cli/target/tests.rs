@@ -8,7 +8,9 @@ fn words(line: &str) -> Vec<String> {
 
 fn names(line: &str) -> Vec<String> {
     match wanted(&words(line)).unwrap() {
-        Wanted::Names(names) => names.into_iter().map(|(kind, name)| format!("{}/{name}", kind.plural)).collect(),
+        Wanted::Names(names) => {
+            names.into_iter().map(|(kind, name)| format!("{}/{name}", kind.plural)).collect()
+        }
         Wanted::Kind(kind) => vec![kind.plural.to_owned()],
     }
 }
@@ -42,14 +44,16 @@ fn what_is_no_object_is_refused_by_name() {
 
 #[test]
 fn documents_name_their_target() {
-    let object = json!({"apiVersion": "stower.dev/v1alpha1", "kind": "Container", "metadata": {"name": "web"}});
+    let object =
+        json!({"apiVersion": "stower.dev/v1alpha1", "kind": "Container", "metadata": {"name": "web"}});
     let target = Target::of(&object, "here").unwrap();
-    assert_eq!((target.namespace.as_str(), target.to_string().as_str()), ("here", "container.stower.dev/web"));
     assert_eq!(
-        target.sub(&["log"]).as_str(),
-        "/apis/stower.dev/v1alpha1/namespaces/here/containers/web/log"
+        (target.namespace.as_str(), target.to_string().as_str()),
+        ("here", "container.stower.dev/web")
     );
-    let error = Target::of(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}), "here").unwrap_err();
+    assert_eq!(target.sub(&["log"]).as_str(), "/apis/stower.dev/v1alpha1/namespaces/here/containers/web/log");
+    let error = Target::of(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}), "here")
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "no matches for kind \"Pod\" in version \"v1\": this version runs Container of stower.dev/v1alpha1"
@@ -60,5 +64,8 @@ fn documents_name_their_target() {
 fn items_of_a_list_know_their_kind() {
     let mut list = json!({"apiVersion": "stower.dev/v1alpha1", "kind": "ContainerList", "items": [{"metadata": {"name": "a"}}]});
     let items = items(&mut list);
-    assert_eq!((&items[0]["kind"], &items[0]["apiVersion"]), (&json!("Container"), &json!("stower.dev/v1alpha1")));
+    assert_eq!(
+        (&items[0]["kind"], &items[0]["apiVersion"]),
+        (&json!("Container"), &json!("stower.dev/v1alpha1"))
+    );
 }

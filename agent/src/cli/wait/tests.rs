@@ -10,9 +10,13 @@ fn object(status: Value) -> Value {
 fn goals_are_reached_when_they_are() {
     let running = object(json!({"state": {"running": {"pid": 1, "startedAt": "a"}}, "phase": "Running"}));
     let again = object(json!({"state": {"running": {"pid": 2, "startedAt": "b"}}, "phase": "Running"}));
-    let ended = object(json!({"state": {"terminated": {"exitCode": 0}}, "phase": "Succeeded", "observedGeneration": 2}));
+    let ended = object(
+        json!({"state": {"terminated": {"exitCode": 0}}, "phase": "Succeeded", "observedGeneration": 2}),
+    );
     let ready = |seen: i64| {
-        object(json!({"conditions": [{"type": "Ready", "status": "True"}], "observedGeneration": seen, "phase": "Running"}))
+        object(
+            json!({"conditions": [{"type": "Ready", "status": "True"}], "observedGeneration": seen, "phase": "Running"}),
+        )
     };
     for (goal, state, want) in [
         (Goal::Gone("u1".into()), Some(&running), false),
