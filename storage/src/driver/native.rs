@@ -131,7 +131,7 @@ impl Driver for Native {
         layer: &LayerRecord,
         _lowers: &[ChainId],
     ) -> Result<(), DriverError> {
-        self.store.commit(snapshot, "fs", layer, "fs")
+        self.store.commit(snapshot, layer)
     }
 
     fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {

@@ -207,7 +207,7 @@ impl Driver for Overlay {
         layer: &LayerRecord,
         _lowers: &[ChainId],
     ) -> Result<(), DriverError> {
-        self.store.commit(snapshot, "diff", layer, "diff")
+        self.store.commit(snapshot, layer)
     }
 
     fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {

@@ -1,8 +1,8 @@
 //! Layers and snapshots as directories, for drivers that keep them so.
 //!
 //! ```text
-//! <root>/layers/<chain, 64 hex>/    diff/ or what the driver keeps, record -> v1/<parent or ->/<diff id>
-//! <root>/snapshots/<key>/           fs/ ...,                        record -> v1/<writable or view>/<parent or ->
+//! <root>/layers/<chain, 64 hex>/    diff/ or what the driver keeps, layer -> v1/<parent or ->/<diff id>
+//! <root>/snapshots/<key>/           the same, work/,                snapshot -> v1/<writable or view>/<parent or ->
 //! <root>/staging/<n>/               being made; moved to one of the above by rename
 //! <root>/trash/<n>/                 being removed; moved here by rename
 //! ```
@@ -25,7 +25,8 @@ use crate::digest::{ChainId, DiffId, Digest};
 use crate::failpoint::failpoint;
 use crate::layer::{names, remove_all};
 
-const RECORD: &str = "record";
+const LAYER: &str = "layer";
+const SNAPSHOT: &str = "snapshot";
 
 /// The directories of one driver.
 #[derive(Debug)]
@@ -59,21 +60,26 @@ impl Store {
     }
 
     fn unique(&self, below: &str) -> PathBuf {
-        // Start-up empties these directories, so a counter is enough.
         self.root.join(below).join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// A new directory that goes away again unless it is moved to its place.
     pub(crate) fn stage(&self) -> Result<Staging, DriverError> {
-        let path = self.unique("staging");
-        mkdir(&path, 0o700)?;
+        let path = loop {
+            let path = self.unique("staging");
+            match rustix::fs::mkdirat(CWD, &path, Mode::RWXU) {
+                Ok(()) => break path,
+                // Of a process that died; start-up has not come to it yet.
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(DriverError::io("make", path)(error)),
+            }
+        };
         failpoint!("stage.made");
         Ok(Staging { path: Some(path) })
     }
 
     /// Start-up: removes what was being made or removed, and layers that were not recorded, then lists the rest.
     pub(crate) fn load(&self) -> Result<Found, DriverError> {
-        self.next.store(0, Ordering::Relaxed);
         let mut found = Found::default();
         for name in list(&self.root.join("layers"))? {
             let path = self.root.join("layers").join(OsStr::from_bytes(&name));
@@ -150,7 +156,10 @@ impl Store {
             SnapshotKind::Writable => "writable",
             SnapshotKind::View => "view",
         };
-        write_record(staging.path(), &format!("v1/{kind}/{}", parent_text(record.parent.as_ref())))?;
+        write_record(
+            &staging.path().join(SNAPSHOT),
+            &format!("v1/{kind}/{}", parent_text(record.parent.as_ref())),
+        )?;
         failpoint!("prepare.made");
         rename_new(staging.path(), &self.snapshot(&record.key))?;
         staging.path = None;
@@ -158,43 +167,35 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the directory `from` of a snapshot into `to` of a new layer; the snapshot is gone.
-    pub(crate) fn commit(
-        &self,
-        snapshot: &SnapshotRecord,
-        from: &str,
-        layer: &LayerRecord,
-        to: &str,
-    ) -> Result<(), DriverError> {
+    /// Makes a snapshot into a layer. Its directory becomes the layer's by one rename: a crash leaves the one or the other.
+    pub(crate) fn commit(&self, snapshot: &SnapshotRecord, layer: &LayerRecord) -> Result<(), DriverError> {
         let root = open_dir(&self.root)?;
-        let place = self.snapshot(&snapshot.key);
-        let mut staging = self.stage()?;
-        rename_new(&place.join(from), &staging.path().join(to))?;
-        let made = (|| {
-            rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root))?;
-            write_layer_record(staging.path(), layer)?;
-            failpoint!("commit.recorded");
-            rename_new(staging.path(), &self.layer(&layer.chain))
-        })();
-        if let Err(error) = made {
-            // The content is the user's: it goes back.
-            rename_new(&staging.path().join(to), &place.join(from))?;
-            return Err(error);
-        }
-        staging.path = None;
+        let sync = || rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root));
+        let (from, to) = (self.snapshot(&snapshot.key), self.layer(&layer.chain));
+        sync()?;
+        // One that a crash left here may be of another layer.
+        remove_tree(&from.join(LAYER))?;
+        write_layer_record(&from, layer)?;
+        failpoint!("commit.recorded");
+        rename_new(&from, &to)?;
         failpoint!("commit.renamed");
-        rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root))?;
-        self.trash(&place)
+        // Of no use to a layer, and of no harm.
+        remove_tree(&to.join(SNAPSHOT))?;
+        remove_tree(&to.join("work"))?;
+        sync()
     }
 
     /// Moves a thing out of its place and removes it on a thread of its own.
     pub(crate) fn remove(&self, path: &Path, point: Removed) -> Result<(), DriverError> {
-        let to = self.unique("trash");
-        match rustix::fs::renameat(CWD, path, CWD, &to) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(DriverError::io("remove", path)(error)),
-        }
+        let to = loop {
+            let to = self.unique("trash");
+            match rustix::fs::renameat_with(CWD, path, CWD, &to, RenameFlags::NOREPLACE) {
+                Ok(()) => break to,
+                Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(DriverError::io("remove", path)(error)),
+            }
+        };
         match point {
             Removed::Snapshot => {
                 failpoint!("remove.renamed");
@@ -213,13 +214,15 @@ impl Store {
         Ok(())
     }
 
+    /// For start-up, which empties the trash at its end.
     fn trash(&self, path: &Path) -> Result<(), DriverError> {
-        // A name that start-up does not take for its own from before.
-        let to = self.root.join("trash").join(format!("old-{}", self.next.fetch_add(1, Ordering::Relaxed)));
-        remove_tree(&to)?;
-        match rustix::fs::renameat(CWD, path, CWD, &to) {
-            Ok(()) | Err(Errno::NOENT) => remove_tree(&to),
-            Err(error) => Err(DriverError::io("remove", path)(error)),
+        loop {
+            let to = self.unique("trash");
+            match rustix::fs::renameat_with(CWD, path, CWD, &to, RenameFlags::NOREPLACE) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(DriverError::io("remove", path)(error)),
+            }
         }
     }
 }
@@ -304,22 +307,22 @@ fn parent_from(text: &str) -> Option<Option<ChainId>> {
     }
 }
 
-fn write_record(dir: &Path, text: &str) -> Result<(), DriverError> {
-    match rustix::fs::symlinkat(text, CWD, dir.join(RECORD)) {
+fn write_record(at: &Path, text: &str) -> Result<(), DriverError> {
+    match rustix::fs::symlinkat(text, CWD, at) {
         Ok(()) => Ok(()),
         // Sealed before, by another image with the same layers.
         Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(DriverError::io("record", dir)(error)),
+        Err(error) => Err(DriverError::io("record", at)(error)),
     }
 }
 
 fn write_layer_record(dir: &Path, layer: &LayerRecord) -> Result<(), DriverError> {
     let parent = parent_text(layer.parent.as_ref());
-    write_record(dir, &format!("v1/{parent}/{}", layer.diff_id.0.hex()))
+    write_record(&dir.join(LAYER), &format!("v1/{parent}/{}", layer.diff_id.0.hex()))
 }
 
-fn record(dir: &Path) -> Option<(String, String)> {
-    let target = std::fs::read_link(dir.join(RECORD)).ok()?;
+fn record(at: &Path) -> Option<(String, String)> {
+    let target = std::fs::read_link(at).ok()?;
     let mut parts = target.to_str()?.split('/');
     let (version, first, second) = (parts.next()?, parts.next()?, parts.next()?);
     (version == "v1").then(|| (first.to_owned(), second.to_owned()))
@@ -327,13 +330,13 @@ fn record(dir: &Path) -> Option<(String, String)> {
 
 fn layer_record(name: &[u8], dir: &Path) -> Option<LayerRecord> {
     let chain = ChainId(Digest::from_hex(std::str::from_utf8(name).ok()?).ok()?);
-    let (parent, diff) = record(dir)?;
+    let (parent, diff) = record(&dir.join(LAYER))?;
     Some(LayerRecord { chain, parent: parent_from(&parent)?, diff_id: DiffId(Digest::from_hex(&diff).ok()?) })
 }
 
 fn snapshot_record(name: &[u8], dir: &Path) -> Option<SnapshotRecord> {
     let key = SnapshotKey::new(std::str::from_utf8(name).ok()?).ok()?;
-    let (kind, parent) = record(dir)?;
+    let (kind, parent) = record(&dir.join(SNAPSHOT))?;
     let kind = match kind.as_str() {
         "writable" => SnapshotKind::Writable,
         "view" => SnapshotKind::View,

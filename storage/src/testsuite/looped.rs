@@ -189,7 +189,7 @@ impl Driver for Looped {
         layer: &LayerRecord,
         _lowers: &[ChainId],
     ) -> Result<(), DriverError> {
-        self.store.commit(snapshot, IMAGE, layer, IMAGE)
+        self.store.commit(snapshot, layer)
     }
 
     fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
