@@ -284,18 +284,22 @@ impl<'a> Log<'a> {
         if self.writer != 0 {
             return;
         }
-        if self.records.is_empty() && !self.dropping {
-            if self.records.wants_notice() {
-                // SAFETY: no writer lives.
-                let out = unsafe { OUTPUT.get() };
-                self.warm = true;
-                self.records.push_notice(out, &wall_clock());
+        loop {
+            if self.records.is_empty() && !self.dropping {
+                if self.records.wants_notice() {
+                    // SAFETY: no writer lives.
+                    let out = unsafe { OUTPUT.get() };
+                    self.warm = true;
+                    self.records.push_notice(out, &wall_clock());
+                }
+                self.frame(false);
             }
-            self.frame(false);
-        }
-        let due = self.retry.is_none_or(|at| now >= at);
-        if (!self.records.is_empty() || self.first) && due {
-            self.submit(now);
+            let due = self.retry.is_none_or(|at| now >= at);
+            let wanted = !self.records.is_empty() || self.first;
+            // Once done without a writer, what is left follows at once: no event would ask for it.
+            if !due || !wanted || !self.submit(now) || self.retry.is_some() {
+                return;
+            }
         }
     }
 
@@ -330,7 +334,8 @@ impl<'a> Log<'a> {
         }
     }
 
-    fn submit(&mut self, now: u64) {
+    /// Has the batch written; whether that is done already.
+    fn submit(&mut self, now: u64) -> bool {
         self.since.get_or_insert(now);
         self.retry = None;
         self.warm = true;
@@ -340,11 +345,15 @@ impl<'a> Log<'a> {
         self.job.error.store(sys::EIO, Relaxed);
         // SAFETY: the former writer is reaped, so the stack is free; it uses its job and `OUTPUT` by their rule.
         match unsafe { sys::spawn(&WRITER_STACK, writer, self.job) } {
-            Ok(pid) => self.writer = pid,
+            Ok(pid) => {
+                self.writer = pid;
+                false
+            }
             // Out of processes: better slow than never.
             Err(_) => {
                 write_batch(self.job);
                 self.batch_done(now);
+                true
             }
         }
     }
