@@ -1,1 +1,28 @@
-//! stower.
+//! The agent: the only crate that acts.
+//!
+//! ```text
+//!  source/dir ─► Update ─┐                                       ┌─► effects ─► storage, runtime ─► the machine
+//!  api ─► Request ───────┼─► engine ─► controllers::plan ─► Act ─┤                    │
+//!  effects ─► Told ──────┘      │                                └─► records, ledger  │
+//!      ▲                        └─► node::View ─► api ─► cli                          │
+//!      └──────────────────────────────── ends of effects, ends of runs ◄──────────────┘
+//! ```
+//!
+//! `engine` is one task that holds all state; everything else is told or shown. What must outlive the process is in `journal`s;
+//! what runs is found again by looking at the machine.
+
+pub mod api;
+pub mod args;
+pub mod cli;
+pub mod client;
+pub mod config;
+mod effects;
+mod engine;
+pub mod events;
+mod journal;
+mod metrics;
+pub mod node;
+mod paths;
+pub mod run;
+mod source;
+mod time;

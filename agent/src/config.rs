@@ -1,0 +1,280 @@
+//! The configuration: one immutable value, made once from file and flags together. A flag wins over the file.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::paths::Paths;
+
+/// The longest configuration file, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Where the file lies unless named.
+pub const DEFAULT_FILE: &str = "/etc/stower/config.yaml";
+
+/// What the agent runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The directories.
+    pub paths: Paths,
+    /// This machine's name, for `spec.nodeName`.
+    pub node_name: String,
+    /// The snapshot driver to use; otherwise the one in use, or the first that works.
+    pub storage_driver: Option<String>,
+    /// The driver's options.
+    pub storage_opts: Vec<(String, String)>,
+    /// Registries (`HOST:PORT`) that are spoken to by plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// How many containers may be starting at once.
+    pub start_concurrency: usize,
+    /// Whether an empty manifests directory is proof that nothing is declared.
+    pub allow_empty: bool,
+    /// The cgroup below which the agent keeps its own; the top by default.
+    pub cgroup_parent: Option<String>,
+    /// The size at which a log file is full, in bytes.
+    pub log_max_size: u64,
+    /// How many log files of a run are kept.
+    pub log_max_files: u32,
+}
+
+/// What flags say; a field that is `None` or empty was not given.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--manifests`.
+    pub manifests: Option<PathBuf>,
+    /// `--data-root`.
+    pub data_root: Option<PathBuf>,
+    /// `--run-root`.
+    pub run_root: Option<PathBuf>,
+    /// `--socket`.
+    pub socket: Option<PathBuf>,
+    /// `--node-name`.
+    pub node_name: Option<String>,
+    /// `--storage-driver`.
+    pub storage_driver: Option<String>,
+    /// `--storage-opt`, each `K=V`.
+    pub storage_opts: Vec<String>,
+    /// `--insecure-registry`.
+    pub insecure_registries: Vec<String>,
+    /// `--allow-empty`.
+    pub allow_empty: bool,
+}
+
+/// The file, strictly.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct FileConfig {
+    manifests: Option<PathBuf>,
+    data_root: Option<PathBuf>,
+    run_root: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    node_name: Option<String>,
+    storage_driver: Option<String>,
+    storage_opts: Vec<String>,
+    insecure_registries: Vec<String>,
+    start_concurrency: Option<usize>,
+    allow_empty: Option<bool>,
+    cgroup_parent: Option<String>,
+    logging: Logging,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Logging {
+    max_size: Option<String>,
+    max_files: Option<u32>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file that was named cannot be read.
+    #[error("cannot read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        #[source]
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file is longer than a configuration may be.
+    #[error("the configuration {path} is longer than {MAX_FILE} bytes")]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not what a configuration looks like.
+    #[error("the configuration {path} is not valid: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        message: String,
+    },
+    /// A value is not one that its field takes.
+    #[error("{field}: {message}")]
+    Value {
+        /// The field or flag.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the file, if there is one, and puts the flags over it.
+    ///
+    /// # Errors
+    /// When a named file is missing, or anything in it or in the flags is not valid.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => read(path)?.ok_or_else(|| ConfigError::Read {
+                path: path.clone(),
+                source: io::Error::from(io::ErrorKind::NotFound),
+            })?,
+            None => read(Path::new(DEFAULT_FILE))?.unwrap_or_default(),
+        };
+        let value = |field, message: String| ConfigError::Value { field, message };
+        let run = flags.run_root.or(file.run_root).unwrap_or_else(|| "/run/stower".into());
+        let paths = Paths {
+            manifests: flags.manifests.or(file.manifests).unwrap_or_else(|| "/etc/stower/manifests".into()),
+            data: flags.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/stower".into()),
+            socket: flags.socket.or(file.socket).unwrap_or_else(|| run.join("stower.sock")),
+            run,
+        };
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let paths = Paths {
+            manifests: absolute(paths.manifests),
+            data: absolute(paths.data),
+            run: absolute(paths.run),
+            socket: absolute(paths.socket),
+        };
+        let opts = if flags.storage_opts.is_empty() { file.storage_opts } else { flags.storage_opts };
+        let storage_opts = opts
+            .into_iter()
+            .map(|opt| match opt.split_once('=') {
+                Some((key, val)) if !key.is_empty() => Ok((key.to_owned(), val.to_owned())),
+                _ => Err(value("storage-opt", format!("{opt:?} is not KEY=VALUE"))),
+            })
+            .collect::<Result<_, _>>()?;
+        let start_concurrency = file.start_concurrency.unwrap_or(8);
+        if start_concurrency == 0 {
+            return Err(value("startConcurrency", "must be at least 1".into()));
+        }
+        let log_max_size = match file.logging.max_size {
+            None => 10 << 20,
+            Some(text) => bytes(&text)
+                .filter(|size| *size >= 4096)
+                .ok_or_else(|| value("logging.maxSize", format!("{text:?} is not a size of at least 4Ki, such as 10Mi")))?,
+        };
+        let log_max_files = file.logging.max_files.unwrap_or(5);
+        if log_max_files < 2 {
+            return Err(value("logging.maxFiles", "must be at least 2".into()));
+        }
+        let mut insecure_registries = file.insecure_registries;
+        insecure_registries.extend(flags.insecure_registries);
+        Ok(Self {
+            paths,
+            node_name: match flags.node_name.or(file.node_name) {
+                Some(name) => name,
+                None => hostname(),
+            },
+            storage_driver: flags.storage_driver.or(file.storage_driver),
+            storage_opts,
+            insecure_registries,
+            start_concurrency,
+            allow_empty: flags.allow_empty || file.allow_empty.unwrap_or(false),
+            cgroup_parent: file.cgroup_parent,
+            log_max_size,
+            log_max_files,
+        })
+    }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+}
+
+/// A size with the binary suffixes of Kubernetes (`Ki`, `Mi`, `Gi`) or none.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn read(path: &Path) -> Result<Option<FileConfig>, ConfigError> {
+    let read_err = |source| ConfigError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(read_err(error)),
+    };
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(read_err)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(ConfigError::TooLong { path: path.to_owned() });
+    }
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Some(FileConfig::default()));
+    }
+    match serde_yaml::from_str(&text) {
+        Ok(config) => Ok(Some(config)),
+        Err(error) => Err(ConfigError::Parse { path: path.to_owned(), message: error.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str, flags: Flags) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Flags { config: Some(path), ..flags })
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let flags = Flags { data_root: Some("/flag".into()), ..Flags::default() };
+        let config = with_file("dataRoot: /file\nrunRoot: /run/file\nlogging: {maxSize: 1Mi}\n", flags).unwrap();
+        assert_eq!(config.paths.data, Path::new("/flag"));
+        assert_eq!(config.paths.socket, Path::new("/run/file/stower.sock"));
+        assert_eq!((config.log_max_size, config.log_max_files), (1 << 20, 5));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        let error = with_file("dataroot: /x\n", Flags::default()).unwrap_err().to_string();
+        assert!(error.contains("dataroot"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_that_was_named_is_an_error() {
+        let flags = Flags { config: Some("/nonexistent/config.yaml".into()), ..Flags::default() };
+        assert!(matches!(Config::load(flags), Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_their_field() {
+        for (text, want) in [
+            ("startConcurrency: 0", "startConcurrency: must be at least 1"),
+            ("logging: {maxFiles: 1}", "logging.maxFiles: must be at least 2"),
+            ("logging: {maxSize: 10MB}", "logging.maxSize: \"10MB\" is not a size of at least 4Ki, such as 10Mi"),
+            ("storageOpts: [size]", "storage-opt: \"size\" is not KEY=VALUE"),
+        ] {
+            assert_eq!(with_file(text, Flags::default()).unwrap_err().to_string(), want);
+        }
+    }
+}

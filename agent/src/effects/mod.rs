@@ -1,0 +1,382 @@
+//! What touches the machine. An effect is told exactly what to do and decides nothing; each has a deadline, and a hung one
+//! holds up nobody but its own object.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use stower_controllers::{
+    Act, Action, ActionKind, CgroupState, Exit, FailureReason, ImageDigest, ProcessState, PullFailure, Run, Stopping,
+};
+use stower_crds::Uid;
+use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter, start::Runtime};
+use stower_storage::{Reference, SnapshotKey, Storage};
+use tokio::sync::mpsc;
+
+use crate::{config::Config, metrics::Metrics, paths::Paths, time};
+
+mod devices;
+pub(crate) mod files;
+pub(crate) mod observe;
+mod pull;
+mod spec;
+mod start;
+mod volumes;
+
+/// The longest a start may take once its image is there.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// The longest that a cgroup is waited for to become empty after it was killed.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest that a teardown may take.
+const TEARDOWN_DEADLINE: Duration = Duration::from_secs(120);
+/// The longest pull; what arrived is kept and the next one goes on from there.
+const PULL_DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+/// How an effect ended.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// The image is here, unpacked, and this is its digest.
+    Pulled { digest: ImageDigest },
+    /// The image could not be had.
+    PullFailed { reason: PullFailure, message: String },
+    /// The process runs.
+    Started { run: Run, process: ProcessState },
+    /// The shim was told to end the process, which may take until then.
+    Stopping { run: Run, stopping: Stopping },
+    /// The cgroup is as it says.
+    Killed { cgroup: CgroupState },
+    /// The limits are set.
+    Updated,
+    /// Nothing of it is left.
+    TornDown,
+    /// It did not work; what it had begun is undone.
+    Failed { run: Option<Run>, reason: FailureReason, message: String, cgroup: CgroupState },
+}
+
+/// What effects tell the loop.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// An effect ended.
+    Done { uid: Uid, action: ActionKind, took: Duration, done: Done },
+    /// A shim ended: its run is over, one way or another.
+    Ended { uid: Uid, run: Run, process: ProcessState, cgroup: CgroupState },
+}
+
+/// All that effects share.
+#[derive(Debug)]
+pub(crate) struct Effects {
+    pub(crate) storage: Storage,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) runtime: Runtime,
+    pub(crate) programs: Programs,
+    filters: Mutex<HashMap<u64, Filter>>,
+    pub(crate) paths: Paths,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    shims: Mutex<HashMap<Uid, Arc<ShimHandle>>>,
+    told: mpsc::UnboundedSender<Told>,
+}
+
+impl Effects {
+    pub(crate) fn new(
+        storage: Storage,
+        cgroups: Cgroups,
+        runtime: Runtime,
+        programs: Programs,
+        config: Config,
+        metrics: Metrics,
+        told: mpsc::UnboundedSender<Told>,
+    ) -> Arc<Self> {
+        let paths = config.paths.clone();
+        let (shims, filters) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { storage, cgroups, runtime, programs, filters, paths, config, metrics, shims, told })
+    }
+
+    fn shims(&self) -> MutexGuard<'_, HashMap<Uid, Arc<ShimHandle>>> {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an action. Its end is told to the loop.
+    pub(crate) fn begin(self: &Arc<Self>, action: Action) {
+        let effects = Arc::clone(self);
+        let kind = action.act.kind();
+        self.metrics.effects.with_label_values(&[kind.as_str()]).inc();
+        self.metrics.effects_in_flight.inc();
+        let begun = Instant::now();
+        tokio::spawn(async move {
+            let (uid, deadline) = (action.uid.clone(), deadline(kind));
+            let run = match &action.act {
+                Act::Start { run, .. } | Act::Stop { run, .. } | Act::Update { run, .. } => Some(*run),
+                _ => None,
+            };
+            let done = match tokio::time::timeout(deadline, Arc::clone(&effects).execute(action)).await {
+                Ok(done) => done,
+                Err(_) if kind == ActionKind::PullImage => Done::PullFailed {
+                    reason: PullFailure::ErrImagePull,
+                    message: format!("not pulled within {} minutes; it goes on from there", deadline.as_secs() / 60),
+                },
+                Err(_) => Done::Failed {
+                    run,
+                    reason: FailureReason::DeadlineExceeded,
+                    message: format!("{} did not end within {} s", kind.as_str(), deadline.as_secs()),
+                    cgroup: effects.cgroup(&uid),
+                },
+            };
+            let took = begun.elapsed();
+            effects.metrics.effects_in_flight.dec();
+            effects.metrics.effect_seconds.with_label_values(&[kind.as_str()]).observe(took.as_secs_f64());
+            if matches!(done, Done::Failed { .. } | Done::PullFailed { .. }) {
+                effects.metrics.effect_failures.with_label_values(&[kind.as_str()]).inc();
+            }
+            let _ = effects.told.send(Told::Done { uid, action: kind, took, done });
+        });
+    }
+
+    async fn execute(self: Arc<Self>, action: Action) -> Done {
+        let Action { uid, key, act, .. } = action;
+        match act {
+            Act::PullImage { reference, digest, .. } => pull::pull(&self, &reference, digest.as_ref()).await,
+            Act::Stop { run, signal, grace } => {
+                blocking(move || self.stop(&uid, run, signal, grace)).await
+            }
+            Act::Kill => blocking(move || self.kill(&uid)).await,
+            Act::Update { run, spec, .. } => blocking(move || self.update(&uid, run, &spec)).await,
+            Act::Teardown => blocking(move || self.tear_down(&uid)).await,
+            Act::Start { run, image, spec, storage, .. } => {
+                let Some(key) = key else { unreachable!("only what is declared is started") };
+                let effects = Arc::clone(&self);
+                let name = key.name.to_string();
+                let wanted = start::Wanted { uid, name, run, image, spec, storage };
+                blocking(move || effects.start(&wanted)).await
+            }
+            // The loop alone keeps the ledger; nothing on the machine is touched.
+            _ => Done::TornDown,
+        }
+    }
+
+    fn snapshot(uid: &Uid) -> SnapshotKey {
+        SnapshotKey::new(uid.as_str()).expect("a UID is a valid snapshot key")
+    }
+
+    /// The usual seccomp filter for a set of capabilities, compiled once.
+    fn filter(&self, caps: u64) -> Filter {
+        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        filters.entry(caps).or_insert_with(|| Filter::default_for(caps)).clone()
+    }
+
+    /// Watches a shim until it ends, and then tells the loop how its run went.
+    pub(crate) fn watch(self: &Arc<Self>, uid: Uid, run: Run, shim: Arc<ShimHandle>) {
+        self.shims().insert(uid.clone(), Arc::clone(&shim));
+        let effects = Arc::clone(self);
+        tokio::spawn(async move {
+            let waited = async {
+                let fd = shim.shim_pidfd().try_clone_to_owned()?;
+                #[expect(deprecated, reason = "its replacement is unsafe, for descriptors that are not owned; this one is")]
+                let fd = tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE)?;
+                fd.readable().await.map(|_| ())
+            };
+            if let Err(error) = waited.await {
+                tracing::error!(%uid, %error, "cannot watch a shim; it is looked at again with the next rescan");
+                return;
+            }
+            let told = blocking_any(move || {
+                stower_runtime::start::Started::reap_shim(shim.shim_pidfd());
+                effects.shims().remove(&uid);
+                drop(shim);
+                effects.tell_end(&uid, run);
+            });
+            told.await;
+        });
+    }
+
+    /// A shim that ended cannot run: what is found is an exit record or the lack of one.
+    fn tell_end(&self, uid: &Uid, run: Run) {
+        let (process, cgroup) = self.look(uid);
+        let _ = self.told.send(Told::Ended { uid: uid.clone(), run, process, cgroup });
+    }
+
+    fn cgroup(&self, uid: &Uid) -> CgroupState {
+        match self.cgroups.populated(uid.as_str()) {
+            Some(true) => CgroupState::Populated,
+            Some(false) if self.cgroups.exists(uid.as_str()) => CgroupState::Empty,
+            Some(false) => CgroupState::Absent,
+            None => CgroupState::Unknown,
+        }
+    }
+
+    fn stop(&self, uid: &Uid, run: Run, signal: Option<stower_crds::Signal>, grace: Duration) -> Done {
+        let shim = self.shims().get(uid).cloned();
+        let Some(shim) = shim else {
+            // The loop hears of the end from the watcher, or sees a lost shim.
+            return Done::Stopping { run, stopping: Stopping { deadline: time::now_mono() } };
+        };
+        let signal = signal.unwrap_or(stower_crds::Signal::TERM).number();
+        match shim.stop(u32::try_from(signal).unwrap_or(15), grace) {
+            Ok(_) => Done::Stopping { run, stopping: Stopping { deadline: time::now_mono().plus(grace) } },
+            Err(error) => Done::Failed {
+                run: Some(run),
+                reason: FailureReason::KillContainerError,
+                message: chain(&error),
+                cgroup: self.cgroup(uid),
+            },
+        }
+    }
+
+    fn kill(&self, uid: &Uid) -> Done {
+        let failed = |message| Done::Failed {
+            run: None,
+            reason: FailureReason::KillContainerError,
+            message,
+            cgroup: self.cgroup(uid),
+        };
+        if let Err(error) = self.cgroups.kill(uid.as_str()) {
+            return failed(chain(&error));
+        }
+        match self.wait_empty(uid) {
+            Ok(()) => Done::Killed { cgroup: self.cgroup(uid) },
+            Err(message) => failed(message),
+        }
+    }
+
+    /// Waits for the kernel to say that no process is left.
+    fn wait_empty(&self, uid: &Uid) -> Result<(), String> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let begun = Instant::now();
+        let events = self.cgroups.events_file(uid.as_str()).and_then(|path| std::fs::File::open(path).ok());
+        loop {
+            match self.cgroups.populated(uid.as_str()) {
+                Some(false) => return Ok(()),
+                None => return Err("whether its processes are gone cannot be told".into()),
+                Some(true) => {}
+            }
+            let left = KILL_DEADLINE.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(format!("its processes are still there {} s after SIGKILL", KILL_DEADLINE.as_secs()));
+            }
+            // Version 1 has no such event: there the group is looked at again every 10 ms.
+            let wait = if events.is_some() { left } else { Duration::from_millis(10) };
+            let mut fds: Vec<_> = events.iter().map(|file| PollFd::new(file, PollFlags::PRI)).collect();
+            let wait = Timespec::try_from(wait).map_err(|error| error.to_string())?;
+            poll(&mut fds, Some(&wait)).map_err(|error| format!("cannot wait for its processes: {error}"))?;
+        }
+    }
+
+    fn update(&self, uid: &Uid, run: Run, spec: &stower_crds::ContainerSpec) -> Done {
+        match self.cgroups.update(uid.as_str(), &start::limits(spec)) {
+            Ok(()) => Done::Updated,
+            Err(error) => Done::Failed {
+                run: Some(run),
+                reason: FailureReason::UpdateContainerError,
+                message: chain(&error),
+                cgroup: self.cgroup(uid),
+            },
+        }
+    }
+
+    fn tear_down(&self, uid: &Uid) -> Done {
+        let failed = |message: String| Done::Failed {
+            run: None,
+            reason: FailureReason::RemoveContainerError,
+            message,
+            cgroup: self.cgroup(uid),
+        };
+        if let Err(error) = self.cgroups.remove(uid.as_str()) {
+            return failed(chain(&error));
+        }
+        if let Err(error) = self.storage.snapshots().remove(&Self::snapshot(uid)) {
+            return failed(chain(&error));
+        }
+        let dirs =
+            [self.paths.container_run(uid.as_str()), self.paths.container_data(uid.as_str()), self.paths.logs(uid.as_str())];
+        for dir in dirs {
+            match std::fs::remove_dir_all(&dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return failed(format!("cannot remove {}: {error}", dir.display())),
+            }
+        }
+        Done::TornDown
+    }
+
+    /// The image that a digest names, from memory or from disk.
+    fn image(&self, digest: &ImageDigest) -> Result<Option<stower_storage::Image>, String> {
+        let digest = digest.as_str().parse().map_err(|error| format!("image digest {digest}: {error}"))?;
+        self.storage.image_by_digest(&digest).map_err(|error| chain(&error))
+    }
+
+    /// Parses a reference as users write it.
+    pub(crate) fn reference(&self, text: &str) -> Result<Reference, String> {
+        self.storage.reference(text).map_err(|error| chain(&error))
+    }
+
+    /// The digests of the shims that running containers were started with.
+    pub(crate) fn shim_digests(&self) -> Vec<String> {
+        self.shims().values().map(|shim| shim.record().shim.clone()).collect()
+    }
+
+    /// The directory for one container's boot-scoped files.
+    pub(crate) fn run_dir(&self, uid: &Uid) -> PathBuf {
+        self.paths.container_run(uid.as_str())
+    }
+}
+
+fn deadline(kind: ActionKind) -> Duration {
+    match kind {
+        ActionKind::PullImage => PULL_DEADLINE,
+        ActionKind::Start => START_DEADLINE + Duration::from_secs(10),
+        ActionKind::Kill => KILL_DEADLINE + Duration::from_secs(5),
+        ActionKind::Teardown => TEARDOWN_DEADLINE,
+        _ => Duration::from_secs(30),
+    }
+}
+
+/// An error with all its causes, for people.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+async fn blocking(work: impl FnOnce() -> Done + Send + 'static) -> Done {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Done::Failed {
+            run: None,
+            reason: FailureReason::CreateContainerError,
+            message: format!("the agent failed while doing it: {error}"),
+            cgroup: CgroupState::Unknown,
+        },
+    }
+}
+
+async fn blocking_any(work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = tokio::task::spawn_blocking(work).await {
+        tracing::error!(%error, "the agent failed while looking at the end of a run");
+    }
+}
+
+/// How a run ended, from the shim's record and the cgroup's counter.
+pub(crate) fn exit(record: &stower_runtime::ExitRecord, oom_killed: bool) -> Exit {
+    let started_at = record.started_at.parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let finished_at: jiff::Timestamp = record.finished_at.parse().unwrap_or(started_at);
+    Exit {
+        code: record.exit_code,
+        signal: Some(record.signal).filter(|signal| *signal != 0),
+        oom_killed,
+        started_at,
+        finished_at,
+        ran_for: Duration::try_from(finished_at.duration_since(started_at)).ok(),
+    }
+}
+

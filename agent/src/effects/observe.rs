@@ -1,0 +1,93 @@
+//! What runs already: found by looking at the machine, never from memory.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use stower_controllers::{CgroupState, FilesState, ProcessState, RootfsState, Run};
+use stower_crds::Uid;
+use stower_runtime::{Adoption, adopt};
+
+use super::{Effects, chain, exit};
+
+/// All that was found of one container.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) process: ProcessState,
+    pub(crate) cgroup: CgroupState,
+    pub(crate) rootfs: RootfsState,
+    pub(crate) files: FilesState,
+}
+
+impl Effects {
+    /// Every UID that anything on the machine bears.
+    ///
+    /// # Errors
+    /// When a place cannot be read, so that nothing may be taken for absent.
+    pub(crate) fn uids(&self) -> Result<BTreeSet<Uid>, String> {
+        let mut uids = BTreeSet::new();
+        let dirs = [self.paths.run.join("c"), self.paths.data.join("containers"), self.paths.data.join("logs")];
+        for dir in dirs {
+            let entries = std::fs::read_dir(&dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+            for entry in entries {
+                let entry = entry.map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+                uids.extend(entry.file_name().to_str().and_then(|name| Uid::new(name).ok()));
+            }
+        }
+        uids.extend(
+            self.storage.snapshots().list().iter().filter_map(|snapshot| Uid::new(snapshot.key.as_str()).ok()),
+        );
+        let groups = self.cgroups.list().map_err(|error| chain(&error))?;
+        uids.extend(groups.into_iter().filter_map(|name| Uid::new(name).ok()));
+        Ok(uids)
+    }
+
+    /// Everything about one container, and a watch on its shim if it runs.
+    pub(crate) fn find(self: &Arc<Self>, uid: &Uid) -> Found {
+        let run_dir = self.run_dir(uid);
+        let adoption = adopt(&run_dir, self.runtime.boot_id());
+        let process = match adoption {
+            Adoption::Running(shim) => {
+                let run = Run(shim.record().run);
+                let process = ProcessState::Running {
+                    run,
+                    pid: shim.record().init_pid,
+                    started_at: shim.record().started_at.parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+                    stopping: None,
+                };
+                self.watch(uid.clone(), run, Arc::new(shim));
+                process
+            }
+            other => self.ended(uid, &other),
+        };
+        let snapshots = self.storage.snapshots().list();
+        let snapshot = snapshots.iter().find(|snapshot| snapshot.key.as_str() == uid.as_str());
+        let rootfs = match snapshot {
+            None => RootfsState::Absent,
+            Some(_) => RootfsState::Present { image: None },
+        };
+        let files = [run_dir, self.paths.container_data(uid.as_str()), self.paths.logs(uid.as_str())];
+        let files = if files.iter().any(|dir| dir.exists()) { FilesState::Present } else { FilesState::Absent };
+        Found { process, cgroup: self.cgroup(uid), rootfs, files }
+    }
+
+    /// A container whose shim is known to have ended.
+    pub(super) fn look(&self, uid: &Uid) -> (ProcessState, CgroupState) {
+        let adoption = adopt(&self.run_dir(uid), self.runtime.boot_id());
+        (self.ended(uid, &adoption), self.cgroup(uid))
+    }
+
+    fn ended(&self, uid: &Uid, adoption: &Adoption) -> ProcessState {
+        match adoption {
+            Adoption::Exited(record) => {
+                let oom_killed = record.exit_code != 0 && self.cgroups.oom_kills(uid.as_str()) > 0;
+                ProcessState::Exited { run: Run(record.run), exit: exit(record, oom_killed) }
+            }
+            Adoption::Lost(record) => {
+                ProcessState::Lost { run: Run(record.run), started_at: record.started_at.parse().ok(), exit: None }
+            }
+            // Nothing of another boot runs; the record in the data root says what ended with the machine.
+            Adoption::None | Adoption::OtherBoot(_) => ProcessState::Absent,
+            Adoption::Running(_) => ProcessState::Unknown { why: "its shim ended and still runs".into() },
+            Adoption::Unknown(error) => ProcessState::Unknown { why: chain(error) },
+        }
+    }
+}

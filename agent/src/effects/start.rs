@@ -1,0 +1,227 @@
+//! A start: everything that it needs is resolved anew, and either the process runs or nothing of the attempt is left.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+
+use stower_controllers::{FailureReason, ImageDigest, ProcessState, Run, StorageMode};
+use stower_crds::{ContainerSpec, Quantity, Uid};
+use stower_runtime::{
+    ShimHandle,
+    cgroup::{DeviceRule, Limits},
+    job::{LogLimits, RootFs, StartRequest},
+    start::Started,
+};
+use stower_storage::{Image, Mount};
+
+use super::{Done, Effects, START_DEADLINE, chain, devices, files, spec, volumes};
+use crate::paths::private_dir;
+
+/// What is to run.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) uid: Uid,
+    pub(super) name: String,
+    pub(super) run: Run,
+    pub(super) image: ImageDigest,
+    pub(super) spec: Arc<ContainerSpec>,
+    pub(super) storage: StorageMode,
+}
+
+/// Why it does not run.
+struct Failed(FailureReason, String);
+
+/// The cgroup's limits, from what the spec asks for. A limit without a request asks for that much, as in a Pod.
+pub(super) fn limits(spec: &ContainerSpec) -> Limits {
+    let (limits, requests) = (&spec.resources.limits, &spec.resources.requests);
+    let memory = limits.memory.as_ref().and_then(Quantity::units);
+    let cpu = limits.cpu.as_ref().and_then(Quantity::millis);
+    let share = requests.cpu.as_ref().and_then(Quantity::millis).or(cpu);
+    Limits {
+        memory_bytes: memory,
+        // As in a Pod, a limit on memory is one on swap too.
+        memory_swap_bytes: memory,
+        cpu_shares: share.map(|millis| (millis.saturating_mul(1024) / 1000).clamp(2, 262_144)),
+        // The kernel takes no less than a millisecond in a period (sched-bwc.rst).
+        cpu_quota_us: cpu.map(|millis| millis.saturating_mul(CPU_PERIOD_US / 1000).max(1000)),
+        cpu_period_us: cpu.map(|_| CPU_PERIOD_US),
+        pids: limits.pids.as_ref().and_then(Quantity::units),
+        devices: Vec::new(),
+    }
+}
+
+/// The period in which a limit on processor time counts, in microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// What the devices of a spec add to the usual ones.
+fn device_rules(spec: &ContainerSpec, declared: &[oci_spec::runtime::LinuxDevice]) -> Vec<DeviceRule> {
+    if spec.security_context.privileged == Some(true) {
+        return vec![DeviceRule { allow: true, rule: "a *:* rwm".to_owned() }];
+    }
+    let rules = declared.iter().zip(&spec.devices).map(|(device, wanted)| DeviceRule {
+        allow: true,
+        rule: format!("{} {}:{} {}", device.typ().as_str(), device.major(), device.minor(), wanted.permissions),
+    });
+    rules.collect()
+}
+
+impl Effects {
+    pub(super) fn start(self: &Arc<Self>, wanted: &Wanted) -> Done {
+        match self.try_start(wanted) {
+            Ok(process) => Done::Started { run: wanted.run, process },
+            Err(Failed(reason, message)) => {
+                let cgroup = self.cgroup(&wanted.uid);
+                Done::Failed { run: Some(wanted.run), reason, message, cgroup }
+            }
+        }
+    }
+
+    fn try_start(self: &Arc<Self>, wanted: &Wanted) -> Result<ProcessState, Failed> {
+        let config = |message| Failed(FailureReason::CreateContainerConfigError, message);
+        let create = |message| Failed(FailureReason::CreateContainerError, message);
+        let uid = wanted.uid.as_str();
+
+        // Resolve: nothing is made before all of it is known to be there.
+        let image = self.image(&wanted.image).map_err(create)?;
+        let image = image.ok_or_else(|| create(format!("image {} is not on this machine", wanted.image)))?;
+        let own = self.paths.container_data(uid);
+        let declared_devices = devices::declared(&wanted.spec).map_err(config)?;
+        let snapshot = Self::snapshot(&wanted.uid);
+        if wanted.storage == StorageMode::New {
+            remove_tree(&own).map_err(create)?;
+        }
+        if wanted.storage != StorageMode::Keep {
+            self.storage.snapshots().remove(&snapshot).map_err(|error| create(chain(&error)))?;
+        }
+        let volumes = volumes::resolve(&wanted.spec, &own).map_err(|error| config(error.to_string()))?;
+
+        let run_dir = self.run_dir(&wanted.uid);
+        let log_dir = self.paths.logs(uid);
+        for dir in [&run_dir, &log_dir] {
+            private_dir(dir).map_err(|error| create(format!("cannot make {}: {error}", dir.display())))?;
+        }
+        let mut limits = limits(&wanted.spec);
+        limits.devices = device_rules(&wanted.spec, &declared_devices);
+        let built = self.specify(wanted, &image, &volumes, declared_devices, run_dir.clone())?;
+
+        let snapshots = self.storage.snapshots();
+        snapshots.prepare(&snapshot, Some(&image.chain_id)).map_err(|error| create(chain(&error)))?;
+        let mounts = snapshots.activate(&snapshot).map_err(|error| create(chain(&error)))?;
+        let root = root(&mounts.0).map_err(create)?;
+        let cgroup = self.cgroups.create(uid, &limits).map_err(|error| create(chain(&error)))?;
+
+        let request = StartRequest {
+            uid: uid.to_owned(),
+            name: wanted.name.clone(),
+            run: wanted.run.0,
+            run_dir,
+            log_dir,
+            spec: built.spec,
+            root,
+            volumes: Vec::new(),
+            user: built.user,
+            cgroup,
+            seccomp: built.seccomp.map(|caps| self.filter(caps)),
+            default_rlimits: Vec::new(),
+            default_oom_score_adj: None,
+            programs: self.programs.clone(),
+            logs: LogLimits { max_bytes: self.config.log_max_size, max_files: self.config.log_max_files, block: false },
+            deadline: START_DEADLINE,
+            legacy_overlay: false,
+        };
+        self.remove_old_logs(&request);
+        let started = self.runtime.start(&request).map_err(|error| {
+            Failed(FailureReason::RunContainerError, chain(&error))
+        })?;
+        let process = ProcessState::Running {
+            run: wanted.run,
+            pid: started.record.init_pid,
+            started_at: started.record.started_at.parse().unwrap_or_else(|_| jiff::Timestamp::now()),
+            stopping: None,
+        };
+        self.follow(wanted, started);
+        Ok(process)
+    }
+
+    fn follow(self: &Arc<Self>, wanted: &Wanted, started: Started) {
+        let (uid, run) = (wanted.uid.clone(), wanted.run);
+        let run_dir = std::fs::File::open(self.run_dir(&uid)).map(OwnedFd::from);
+        let handle = run_dir
+            .map_err(|error| error.to_string())
+            .and_then(|dir| ShimHandle::open(dir, started.record).map_err(|error| chain(&error)));
+        match handle {
+            Ok(Some(shim)) => self.watch(uid, run, Arc::new(shim)),
+            // A short run may be over by now.
+            Ok(None) => {
+                Started::reap_shim(&started.shim_pidfd);
+                self.tell_end(&uid, run);
+            }
+            Err(error) => {
+                tracing::error!(%uid, error, "cannot watch a shim");
+                self.tell_end(&uid, run);
+            }
+        }
+    }
+
+    fn specify(
+        &self,
+        wanted: &Wanted,
+        image: &Image,
+        volumes: &BTreeMap<String, PathBuf>,
+        declared_devices: Vec<oci_spec::runtime::LinuxDevice>,
+        run_dir: PathBuf,
+    ) -> Result<spec::Built, Failed> {
+        let privileged = wanted.spec.security_context.privileged == Some(true);
+        let node = rustix::system::uname();
+        let input = spec::Input {
+            spec: &wanted.spec,
+            name: &wanted.name,
+            image: &image.config,
+            volumes,
+            files: &run_dir,
+            host_devices: if privileged { devices::all() } else { Vec::new() },
+            devices: declared_devices,
+            host_name: &node.nodename().to_string_lossy(),
+        };
+        let built = spec::build(&input)
+            .map_err(|error| Failed(FailureReason::CreateContainerConfigError, chain(&error)))?;
+        let host_name = built.spec.hostname().clone().unwrap_or_default();
+        files::write_etc(&run_dir, &host_name, wanted.spec.host_network)
+            .map_err(|error| Failed(FailureReason::CreateContainerError, format!("{}: {error}", run_dir.display())))?;
+        Ok(built)
+    }
+
+    /// Of earlier runs only the last one's logs stay beside the new one's.
+    fn remove_old_logs(&self, request: &StartRequest) {
+        let old = |name: &str| {
+            let run = name.strip_suffix(".log")?.split_once('-')?.0.parse::<u64>().ok()?;
+            (run.saturating_add(1) < request.run).then_some(())
+        };
+        let Ok(entries) = std::fs::read_dir(&request.log_dir) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_str().and_then(old).is_some()
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                tracing::warn!(uid = request.uid, %error, "cannot remove an old log file");
+            }
+        }
+    }
+}
+
+fn remove_tree(path: &std::path::Path) -> Result<(), String> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(format!("cannot remove {}: {error}", path.display())),
+    }
+}
+
+/// The driver's mounts as the runtime has them. Every driver of this version gives exactly one.
+fn root(mounts: &[Mount]) -> Result<RootFs, String> {
+    let [mount] = mounts else {
+        return Err(format!("the storage driver gave {} mounts for one root filesystem", mounts.len()));
+    };
+    Ok(match mount.clone() {
+        Mount::Overlay { lower, upper, work, options } => RootFs::Overlay { lower, upper, work, options },
+        Mount::Bind { source, readonly } => RootFs::Bind { path: source, readonly },
+        Mount::Block { device, fstype, options } => RootFs::Block { device, fstype, options },
+    })
+}

@@ -1,0 +1,301 @@
+//! What the sources declare: their ledgers on disk, and what changes in them.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use stower_controllers::{
+    Changes, Claim, Desired, Entry, FileId, FileState, FsId, Ledger, SourceId, SourceSnapshot,
+};
+use stower_crds::{Container, Generation, Object, ObjectKey, Uid};
+
+use super::Engine;
+use crate::{
+    config::Config,
+    effects::chain,
+    journal::{Journal, JournalError, Syncer},
+    node::{SourceIssue, SourceRef},
+    paths::random_uuid,
+    source::dir::{FileUpdate, Handle, Problem, Update},
+};
+
+/// The name of the directory source.
+const DIRECTORY: &str = "directory";
+/// The name of the local API's source.
+const LOCAL: &str = "local API";
+/// The journal key of a source's own state; no object's key begins so.
+const SOURCE_KEY: &str = "@source";
+
+/// All sources and what was accepted from them.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) ledger: Ledger,
+    directory: SourceId,
+    pub(super) local: SourceId,
+    journals: BTreeMap<SourceId, Journal>,
+    manifests: PathBuf,
+    allow_empty: bool,
+    problems: BTreeMap<String, Problem>,
+    pub(super) handle: Option<Handle>,
+    /// The directory has been read since the agent began.
+    pub(super) seen: bool,
+}
+
+/// A line of a ledger.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Stored {
+    /// The source itself.
+    Source {
+        /// The filesystem that its objects came from.
+        filesystem: Option<FsId>,
+    },
+    /// An accepted object.
+    Entry {
+        uid: Uid,
+        generation: Generation,
+        file: FileId,
+        created_at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deleted_at: Option<Timestamp>,
+        object: Box<Container>,
+    },
+}
+
+impl Stored {
+    fn of(entry: &Entry) -> Option<Self> {
+        let Object::Container(container) = entry.object.as_ref() else { return None };
+        Some(Self::Entry {
+            uid: entry.uid.clone(),
+            generation: entry.generation,
+            file: entry.claim.file.clone(),
+            created_at: entry.created_at,
+            deleted_at: entry.deleted_at,
+            object: container.clone(),
+        })
+    }
+}
+
+impl Sources {
+    /// Reads the ledgers: the last accepted objects, with their identities.
+    pub(super) fn load(config: &Config, syncer: &Syncer, desired: &mut Desired) -> Result<Self, JournalError> {
+        let mut ledger = Ledger::default();
+        let mut journals = BTreeMap::new();
+        for (name, file) in [(DIRECTORY, "directory.journal"), (LOCAL, "local.journal")] {
+            let source = SourceId::new(name);
+            let path = config.paths.data.join("ledger").join(file);
+            let fresh = !path.exists();
+            let (journal, loaded) = Journal::open::<Stored>(&path, syncer.clone())?;
+            journals.insert(source.clone(), journal);
+            let (mut filesystem, mut entries) = (None, Vec::new());
+            for (_, stored) in loaded.entries {
+                match stored {
+                    Stored::Source { filesystem: id } => filesystem = id,
+                    Stored::Entry { uid, generation, file, created_at, deleted_at, object } => entries.push(Entry {
+                        uid,
+                        generation,
+                        object: Arc::new(Object::Container(object)),
+                        claim: Claim { source: source.clone(), file },
+                        created_at,
+                        deleted_at,
+                    }),
+                }
+            }
+            if loaded.corrupt > 0 || !loaded.newer.is_empty() {
+                // Objects may be missing from it, so what it lacks is not known to be absent.
+                tracing::error!(
+                    path = %path.display(), corrupt = loaded.corrupt, newer = loaded.newer.len(),
+                    "the ledger has lines that cannot be read; nothing is taken for removed until all sources were read"
+                );
+                let why = format!("{} has lines that cannot be read", path.display());
+                ledger.restore_incomplete(&source, filesystem, entries, why);
+            } else if !fresh || name == LOCAL {
+                ledger.restore(&source, filesystem, entries);
+            }
+        }
+        *desired = ledger.desired();
+        Ok(Self {
+            ledger,
+            directory: SourceId::new(DIRECTORY),
+            local: SourceId::new(LOCAL),
+            journals,
+            manifests: config.paths.manifests.clone(),
+            allow_empty: config.allow_empty,
+            problems: BTreeMap::new(),
+            handle: None,
+            seen: false,
+        })
+    }
+
+    /// Who a claim belongs to, as people see it.
+    pub(super) fn source_ref(&self, claim: &Claim) -> SourceRef {
+        if claim.source == self.directory {
+            SourceRef::File(self.manifests.join(claim.file.as_str()))
+        } else {
+            SourceRef::Local
+        }
+    }
+
+    fn write(&mut self, changes: &Changes) {
+        let Self { ledger, journals, .. } = self;
+        let said = |result: Result<(), JournalError>| {
+            if let Err(error) = result {
+                tracing::error!(error = %chain(&error), "cannot write the ledger");
+            }
+        };
+        for key in changes.changed.iter().chain(&changes.forgotten) {
+            let entry = ledger.get(key);
+            for (source, journal) in journals.iter_mut() {
+                let mine = entry.filter(|entry| entry.claim.source == *source).and_then(Stored::of);
+                said(match mine {
+                    Some(stored) => journal.put(&key.to_string(), &stored),
+                    None => journal.remove(&key.to_string()),
+                });
+            }
+        }
+        if changes.source {
+            for (source, journal) in journals.iter_mut() {
+                let filesystem = ledger.fs_id(source).cloned();
+                said(journal.put(SOURCE_KEY, &Stored::Source { filesystem }));
+            }
+        }
+    }
+
+    fn issues(&self) -> Vec<SourceIssue> {
+        let issue = |file, problem: &Problem| SourceIssue {
+            file,
+            line: problem.at.and_then(|at| u32::try_from(at.line).ok()),
+            column: problem.at.and_then(|at| u32::try_from(at.column).ok()),
+            message: problem.message.clone(),
+        };
+        let mut issues: Vec<_> =
+            self.problems.iter().map(|(name, problem)| issue(self.manifests.join(name), problem)).collect();
+        if let Some(why) = self.ledger.trouble(&self.directory) {
+            let (file, message) = (self.manifests.clone(), format!("{why}; what it declared before is kept"));
+            issues.push(SourceIssue { file, line: None, column: None, message });
+        }
+        issues.extend(self.ledger.rejections().map(|rejection| SourceIssue {
+            file: self.manifests.join(rejection.claim.file.as_str()),
+            line: None,
+            column: None,
+            message: rejection.to_string(),
+        }));
+        issues
+    }
+}
+
+fn fresh() -> Uid {
+    Uid::new(random_uuid()).expect("a UUID is a valid UID")
+}
+
+impl Engine {
+    /// Takes in what the directory says.
+    pub(super) fn changed(&mut self, update: Update) {
+        let now = Timestamp::now();
+        let sources = &mut self.sources;
+        let directory = sources.directory.clone();
+        let changes = match update {
+            Update::Unreadable { why } => {
+                tracing::warn!(why, "the manifests directory cannot be read; what it declared before is kept");
+                let unreadable = SourceSnapshot::Unreadable { why };
+                sources.ledger.snapshot(&directory, unreadable, &mut fresh, now)
+            }
+            Update::Changes { filesystem, files, whole } => {
+                let filesystem = FsId::new(&filesystem);
+                let moved = sources.ledger.fs_id(&directory).is_some_and(|known| *known != filesystem);
+                let troubled = sources.ledger.trouble(&directory).is_some();
+                if !whole && (moved || troubled) {
+                    // Only a look at all of it can tell what that means.
+                    if let Some(handle) = &sources.handle {
+                        handle.reread();
+                    }
+                    return;
+                }
+                if whole {
+                    self.node.metrics.source_rescans.inc();
+                    sources.problems.clear();
+                }
+                let mut batch = BTreeMap::new();
+                for (name, update) in files {
+                    sources.problems.remove(&name);
+                    let state = match update {
+                        FileUpdate::Good(objects) => {
+                            let objects = objects.into_iter().map(|declared| Arc::new(declared.object)).collect();
+                            Some(FileState::Good(objects))
+                        }
+                        FileUpdate::Bad(problem) => {
+                            let file = sources.manifests.join(&name);
+                            let error = match problem.at {
+                                Some(at) => format!("{}:{}:{}: {}", file.display(), at.line, at.column, problem.message),
+                                None => format!("{}: {}", file.display(), problem.message),
+                            };
+                            tracing::warn!("{error}; its last good objects are kept");
+                            sources.problems.insert(name.clone(), problem);
+                            Some(FileState::Bad { error })
+                        }
+                        FileUpdate::Gone => None,
+                    };
+                    batch.insert(FileId::new(&name), state);
+                }
+                if whole {
+                    let files = batch.into_iter().filter_map(|(file, state)| Some((file, state?))).collect();
+                    let allow_empty = sources.allow_empty;
+                    let snapshot = SourceSnapshot::Read { fs_id: Some(filesystem), files, allow_empty };
+                    sources.ledger.snapshot(&directory, snapshot, &mut fresh, now)
+                } else {
+                    sources.ledger.files(&directory, batch, &mut fresh, now)
+                }
+            }
+        };
+        self.sources.seen = true;
+        self.accepted(&changes);
+        let (trouble, files) = (self.sources.ledger.trouble(&directory), self.sources.problems.len());
+        self.node.metrics.source_readable.set(i64::from(trouble.is_none()));
+        self.node.metrics.source_files.with_label_values(&["bad"]).set(i64::try_from(files).unwrap_or(i64::MAX));
+        if let Some(why) = trouble {
+            tracing::warn!(why, "the manifests directory is not followed at present");
+        }
+        self.say_ready();
+    }
+
+    /// Makes what was accepted durable, and plans for it.
+    pub(super) fn accepted(&mut self, changes: &Changes) {
+        self.sources.write(changes);
+        self.sources.ledger.update(&mut self.desired, changes);
+        for key in &changes.changed {
+            let Some(entry) = self.sources.ledger.get(key) else { continue };
+            let uid = entry.uid.clone();
+            if !self.observed.containers.contains_key(&uid) {
+                let reference = self.desired.by_uid(&uid).map(|declared| declared.spec.image.clone());
+                self.observed.containers.insert(uid.clone(), super::unseen(reference.as_deref().unwrap_or_default()));
+            }
+            self.observe_image(&uid);
+            self.dirty.insert(uid);
+        }
+        for key in &changes.forgotten {
+            if self.sources.ledger.get(key).is_none() {
+                self.withdraw(key);
+            }
+        }
+        if changes.source {
+            // What is left over may have become provably so.
+            self.dirty.extend(self.observed.containers.keys().cloned());
+        }
+        self.node.issues.store(Arc::new(self.sources.issues()));
+    }
+
+    pub(super) fn forget_declared(&mut self, uid: &Uid) {
+        let changes = self.sources.ledger.forget(uid, &mut fresh, Timestamp::now());
+        self.accepted(&changes);
+    }
+
+    /// Declares or withdraws an object of the local API.
+    pub(super) fn set_local(&mut self, key: &ObjectKey, object: Option<Object>) -> Changes {
+        let state = object.map(|object| FileState::Good(vec![Arc::new(object)]));
+        let batch = BTreeMap::from([(FileId::new(&key.to_string()), state)]);
+        let local = self.sources.local.clone();
+        let changes = self.sources.ledger.files(&local, batch, &mut fresh, Timestamp::now());
+        self.accepted(&changes);
+        changes
+    }
+}

@@ -1,0 +1,87 @@
+//! Which images are here.
+
+use stower_controllers::{ImageDigest, ImageState, Now, PullFailure, wanted_image};
+use stower_crds::Uid;
+
+use super::Engine;
+
+impl Engine {
+    /// Asks the image store what a container's image is.
+    pub(super) fn observe_image(&mut self, uid: &Uid) {
+        let Some(declared) = self.desired.by_uid(uid) else { return };
+        let wanted = wanted_image(declared, self.record(uid));
+        let storage = &self.effects.storage;
+        let found = match wanted.digest {
+            Some(digest) => match digest.as_str().parse() {
+                Ok(digest) => storage.image_by_digest(&digest).map_err(|error| crate::effects::chain(&error)),
+                Err(_) => Ok(None),
+            },
+            None => match self.effects.reference(wanted.reference) {
+                Ok(reference) => storage.image(&reference).map_err(|error| crate::effects::chain(&error)),
+                // The pull says what is wrong with the name.
+                Err(_) => Ok(None),
+            },
+        };
+        let reference = wanted.reference.to_owned();
+        let Some(seen) = self.observed.containers.get_mut(uid) else { return };
+        let same = seen.image.reference == reference;
+        seen.image.reference = reference;
+        match (found, &seen.image.state) {
+            (_, ImageState::Pulling) => {}
+            (Ok(Some(image)), old) => {
+                let digest = ImageDigest::new(&image.digest.to_string());
+                let asked = match old {
+                    ImageState::Present { digest: known, asked } if same && *known == digest => *asked,
+                    _ => None,
+                };
+                seen.image.state = ImageState::Present { digest, asked };
+            }
+            // A failure keeps its backoff as long as it is about the same image.
+            (Ok(None), ImageState::Failed { .. }) if same => {}
+            (Ok(None), _) => seen.image.state = ImageState::Absent,
+            (Err(why), _) => {
+                tracing::error!(%uid, why, "cannot tell whether an image is here");
+                seen.image.state = ImageState::Unknown;
+            }
+        }
+    }
+
+    /// Looks at all images again, after one came or went by another way than a container's need.
+    pub(super) fn images_changed(&mut self) {
+        let uids: Vec<Uid> = self.desired.iter().map(|declared| declared.uid.clone()).collect();
+        for uid in uids {
+            self.observe_image(&uid);
+            self.dirty.insert(uid);
+        }
+    }
+
+    pub(super) fn pull_failed(&mut self, uid: &Uid, reason: PullFailure, message: String, now: &Now) {
+        let Some(seen) = self.observed.containers.get_mut(uid) else { return };
+        let attempts = match &seen.image.state {
+            ImageState::Failed { attempts, .. } => *attempts,
+            _ => self.pull_attempts.get(uid).copied().unwrap_or(0),
+        };
+        let attempts = attempts.saturating_add(1);
+        self.pull_attempts.insert(uid.clone(), attempts);
+        tracing::warn!(%uid, reason = reason.as_str(), message, "a pull failed");
+        seen.image.state = ImageState::Failed { reason, message: message.clone(), at: now.mono, attempts };
+        self.failed_event(uid, "Failed", message);
+    }
+
+    pub(super) fn pulled(&mut self, uid: &Uid, took: std::time::Duration) {
+        self.pull_attempts.remove(uid);
+        let image = self.observed.containers.get(uid).map(|seen| seen.image.reference.clone()).unwrap_or_default();
+        self.normal_event(uid, "Pulled", format!("pulled image {image} in {:.1} s", took.as_secs_f64()));
+        // Others may wait for the same one.
+        let others: Vec<Uid> = self
+            .desired
+            .iter()
+            .filter(|declared| declared.spec.image == image && declared.uid != *uid)
+            .map(|declared| declared.uid.clone())
+            .collect();
+        for other in others {
+            self.observe_image(&other);
+            self.dirty.insert(other);
+        }
+    }
+}

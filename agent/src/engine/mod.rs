@@ -1,0 +1,417 @@
+//! The reconcile loop: the only place that holds desired, observed and records together, and the only one that changes them.
+//!
+//! It takes in what sources, effects and people say, asks `stower_controllers` what follows, writes down what must not be forgotten,
+//! begins the effects, and publishes what is to be seen. It decides nothing and waits for nothing but its inputs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stower_controllers::{
+    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FilesState, ImageState, Mono, Now, Observed,
+    ObservedContainer, ObservedImage, Plan, ProcessState, Record, RecordState, Records, RootfsState, plan, plan_some,
+};
+use stower_crds::{ContainerStatus, Uid};
+use tokio::sync::mpsc;
+
+use crate::{
+    config::Config,
+    effects::{Done, Effects, Told},
+    journal::{Journal, JournalError, Syncer},
+    node::{Node, Request},
+    source::dir,
+    time,
+};
+
+mod declared;
+mod dump;
+mod images;
+mod publish;
+mod requests;
+
+use declared::Sources;
+
+/// What wakes the loop.
+pub(crate) struct Inputs {
+    /// Ends of effects and of runs.
+    pub(crate) told: mpsc::UnboundedReceiver<Told>,
+    /// People.
+    pub(crate) asked: mpsc::Receiver<Request>,
+    /// The manifests directory.
+    pub(crate) changed: mpsc::UnboundedReceiver<dir::Update>,
+}
+
+/// How many inputs are taken together before a plan is made.
+const BATCH: usize = 1024;
+/// How long the loop sleeps at most when there is something to look at again.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// The loop's state.
+pub(crate) struct Engine {
+    node: Arc<Node>,
+    effects: Arc<Effects>,
+    boot_id: BootId,
+    start_concurrency: usize,
+    sources: Sources,
+    desired: Desired,
+    observed: Observed,
+    records: Records,
+    journal: Journal,
+    statuses: HashMap<Uid, ContainerStatus>,
+    /// When each running effect began.
+    running: BTreeMap<(Uid, ActionKind), Instant>,
+    /// To be planned in the next turn.
+    dirty: BTreeSet<Uid>,
+    /// To be looked at again at that time.
+    wakes: BTreeSet<(Mono, Uid)>,
+    /// What could not be found out at start-up.
+    unobserved: Option<String>,
+    /// Those that wait for a place to start.
+    queued: BTreeSet<Uid>,
+    /// Failed pulls in a row.
+    pull_attempts: HashMap<Uid, u32>,
+    /// Grace periods that a person asked for, for the next stop.
+    graces: HashMap<Uid, Duration>,
+}
+
+impl Engine {
+    /// Reads the ledgers and the records.
+    ///
+    /// # Errors
+    /// When they cannot be opened.
+    pub(crate) fn load(
+        node: Arc<Node>,
+        effects: Arc<Effects>,
+        config: &Config,
+        syncer: Syncer,
+    ) -> Result<Self, JournalError> {
+        let boot_id = BootId::new(effects.runtime.boot_id());
+        let path = config.paths.data.join("records").join("containers.journal");
+        let (journal, loaded) = Journal::open::<Record>(&path, syncer.clone())?;
+        if loaded.corrupt > 0 {
+            tracing::error!(path = %path.display(), lines = loaded.corrupt, "passed over corrupt records");
+        }
+        let known = loaded.entries.into_iter().filter_map(|(key, record)| {
+            Uid::new(key).ok().map(|uid| (uid, RecordState::Known(record)))
+        });
+        let mut records: Records = known.collect();
+        for key in loaded.newer {
+            if let Ok(uid) = Uid::new(key) {
+                let why = "it was written by a newer release; use that, or remove the object".to_owned();
+                records.insert(uid, RecordState::Unknown { why });
+            }
+        }
+        let mut desired = Desired::default();
+        let sources = Sources::load(config, &syncer, &mut desired)?;
+        Ok(Self {
+            node,
+            effects,
+            boot_id,
+            start_concurrency: config.start_concurrency,
+            sources,
+            desired,
+            observed: Observed::default(),
+            records,
+            journal,
+            statuses: HashMap::new(),
+            running: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            wakes: BTreeSet::new(),
+            unobserved: None,
+            queued: BTreeSet::new(),
+            pull_attempts: HashMap::new(),
+            graces: HashMap::new(),
+        })
+    }
+
+    /// Whom to ask to read the manifests directory again.
+    pub(crate) fn follow(&mut self, handle: dir::Handle) {
+        self.sources.handle = Some(handle);
+    }
+
+    /// Looks at the whole machine: what runs, what is left over.
+    pub(crate) fn observe(&mut self) {
+        let begun = Instant::now();
+        let mut uids: BTreeSet<Uid> = self.desired.iter().map(|declared| declared.uid.clone()).collect();
+        uids.extend(self.records.keys().cloned());
+        match self.effects.uids() {
+            Ok(found) => {
+                self.unobserved = None;
+                uids.extend(found);
+            }
+            Err(why) => {
+                tracing::error!(why, "cannot find out what is on this machine; nothing is removed");
+                self.unobserved = Some(why);
+            }
+        }
+        for uid in uids {
+            self.observe_one(&uid);
+            self.dirty.insert(uid);
+        }
+        self.remove_stale_programs();
+        let took = begun.elapsed();
+        tracing::info!(containers = self.observed.containers.len(), ?took, "found what is on this machine");
+        let all: Vec<Uid> = self.dirty.iter().cloned().collect();
+        self.publish(&all, &time::now(&self.boot_id));
+    }
+
+    fn observe_one(&mut self, uid: &Uid) {
+        let found = self.effects.find(uid);
+        let rootfs = match (found.rootfs, self.record(uid).and_then(|record| record.launch.as_ref())) {
+            (RootfsState::Present { .. }, Some(launch)) => RootfsState::Present { image: launch.image.clone() },
+            (state, _) => state,
+        };
+        let seen = self.observed.containers.entry(uid.clone()).or_default();
+        seen.process = found.process;
+        seen.cgroup = found.cgroup;
+        seen.rootfs = rootfs;
+        seen.files = found.files;
+        self.observe_image(uid);
+    }
+
+    fn remove_stale_programs(&self) {
+        let used = self.effects.shim_digests();
+        let bin = self.effects.paths.data.join("bin");
+        if let Err(error) = crate::effects::files::remove_stale_programs(&bin, &self.effects.programs, &used) {
+            tracing::warn!(%error, "cannot remove programs of earlier releases");
+        }
+    }
+
+    fn record(&self, uid: &Uid) -> Option<&Record> {
+        self.records.get(uid).and_then(RecordState::known)
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) {
+        loop {
+            self.turn();
+            let sleep = self.wakes.first().map_or(LONGEST_SLEEP, |(at, _)| {
+                time::now_mono().until(*at).clamp(Duration::from_millis(1), LONGEST_SLEEP)
+            });
+            tokio::select! {
+                biased;
+                Some(told) = inputs.told.recv() => self.told(told),
+                Some(update) = inputs.changed.recv() => self.changed(update),
+                Some(request) = inputs.asked.recv() => self.asked(request),
+                () = tokio::time::sleep(sleep) => {}
+            }
+            for _ in 0..BATCH {
+                if let Ok(told) = inputs.told.try_recv() {
+                    self.told(told);
+                } else if let Ok(update) = inputs.changed.try_recv() {
+                    self.changed(update);
+                } else if let Ok(request) = inputs.asked.try_recv() {
+                    self.asked(request);
+                } else {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One turn: plan what is dirty, remember, begin, publish.
+    fn turn(&mut self) {
+        let now = time::now(&self.boot_id);
+        while let Some((at, uid)) = self.wakes.first().cloned() {
+            if at > now.mono {
+                break;
+            }
+            self.wakes.remove(&(at, uid.clone()));
+            self.dirty.insert(uid);
+        }
+        if self.dirty.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        let dirty: Vec<Uid> = std::mem::take(&mut self.dirty).into_iter().collect();
+        let plan = self.plan_for(&dirty, &now);
+        self.carry_out(&plan, &dirty);
+        self.publish(&dirty, &now);
+        self.node.metrics.reconciles.inc();
+        self.node.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
+    }
+
+    fn plan_for(&self, uids: &[Uid], now: &Now) -> Plan {
+        if let Some(why) = self.blind() {
+            tracing::debug!(why, "not acting yet");
+            return Plan::default();
+        }
+        plan_some(&self.desired, &self.observed, &self.records, now, self.start_concurrency, uids)
+    }
+
+    /// Everything, for people who ask.
+    fn plan_all(&self, now: &Now) -> Plan {
+        plan(&self.desired, &self.observed, &self.records, now, self.start_concurrency)
+    }
+
+    /// Why nothing may be done yet.
+    fn blind(&self) -> Option<&str> {
+        self.unobserved.as_deref()
+    }
+
+    fn carry_out(&mut self, plan: &Plan, dirty: &[Uid]) {
+        for (uid, record) in &plan.records {
+            self.remember(uid.clone(), record.clone());
+        }
+        for action in &plan.actions {
+            self.begin(action.clone());
+        }
+        // The plan names the earliest of all wake-ups; whoever's it is not says then when his own is.
+        if let Some(at) = plan.wake_at {
+            self.wakes.extend(dirty.iter().map(|uid| (at, uid.clone())));
+        }
+        self.deferred(plan, dirty);
+    }
+
+    fn remember(&mut self, uid: Uid, record: Record) {
+        if let Err(error) = self.journal.put(uid.as_str(), &record) {
+            tracing::error!(%uid, error = %crate::effects::chain(&error), "cannot write a record");
+        }
+        self.records.insert(uid, RecordState::Known(record));
+    }
+
+    fn begin(&mut self, mut action: Action) {
+        if let (Act::Stop { grace, .. }, Some(asked)) = (&mut action.act, self.graces.remove(&action.uid)) {
+            *grace = asked;
+        }
+        let (uid, kind) = (action.uid.clone(), action.act.kind());
+        tracing::info!(%uid, action = kind.as_str(), "{action}");
+        let seen = self.observed.containers.entry(uid.clone()).or_default();
+        match &action.act {
+            Act::Forget => return self.forget(&uid),
+            Act::PullImage { .. } => seen.image.state = ImageState::Pulling,
+            _ => {}
+        }
+        let superseded = seen.in_flight.replace(kind);
+        if kind == ActionKind::Stop && superseded == Some(ActionKind::Start) {
+            // The start is let end first; what it leaves is then stopped.
+            return;
+        }
+        self.event_of(&action);
+        self.running.insert((uid, kind), Instant::now());
+        self.effects.begin(action);
+    }
+
+    /// Nothing of it is left on the machine: its ledger entry and its record go.
+    fn forget(&mut self, uid: &Uid) {
+        self.records.remove(uid);
+        if let Err(error) = self.journal.remove(uid.as_str()) {
+            tracing::error!(%uid, error = %crate::effects::chain(&error), "cannot remove a record");
+        }
+        self.observed.containers.remove(uid);
+        self.statuses.remove(uid);
+        self.forget_declared(uid);
+    }
+
+    /// Takes in the end of an effect or of a run.
+    fn told(&mut self, told: Told) {
+        match told {
+            Told::Ended { uid, run, process, cgroup } => {
+                let seen = self.observed.containers.entry(uid.clone()).or_default();
+                // A run that was already followed by another has nothing more to say.
+                if seen.process.run().is_none_or(|known| known <= run) {
+                    tracing::info!(%uid, %run, ?process, "a run ended");
+                    if let ProcessState::Exited { exit, .. } = &process {
+                        let reason = if exit.oom_killed { "OOMKilled" } else if exit.code == 0 { "Completed" } else { "Error" };
+                        self.node.metrics.exits.with_label_values(&[reason]).inc();
+                    } else {
+                        self.node.metrics.exits.with_label_values(&["ShimLost"]).inc();
+                    }
+                    seen.process = process;
+                    seen.cgroup = cgroup;
+                }
+                self.dirty.insert(uid);
+            }
+            Told::Done { uid, action, took, done } => {
+                self.running.remove(&(uid.clone(), action));
+                self.done(&uid, action, took, done);
+                self.dirty.insert(uid);
+                self.release_deferred();
+            }
+        }
+    }
+
+    fn done(&mut self, uid: &Uid, action: ActionKind, took: Duration, done: Done) {
+        let now = time::now(&self.boot_id);
+        let generation = self.desired.by_uid(uid).map(|declared| declared.generation);
+        let image = self.record(uid).and_then(|record| record.launch.as_ref()).and_then(|launch| launch.image.clone());
+        let seen = self.observed.containers.entry(uid.clone()).or_default();
+        seen.in_flight = None;
+        let succeeded = !matches!(done, Done::Failed { .. } | Done::PullFailed { .. });
+        if succeeded && seen.failure.as_ref().is_some_and(|failure| failure.action == action) {
+            seen.failure = None;
+        }
+        match done {
+            Done::Pulled { digest } => {
+                seen.image.state = ImageState::Present { digest, asked: generation };
+                self.pulled(uid, took);
+            }
+            Done::PullFailed { reason, message } => self.pull_failed(uid, reason, message, &now),
+            Done::Started { run, process } => {
+                // A short run may have ended before its start was told.
+                if seen.process.run().is_none_or(|known| known < run) {
+                    seen.process = process;
+                    seen.cgroup = CgroupState::Populated;
+                }
+                seen.rootfs = RootfsState::Present { image };
+                seen.files = FilesState::Present;
+                self.node.metrics.start_seconds.observe(took.as_secs_f64());
+                self.started(uid);
+            }
+            Done::Stopping { run, stopping: deadline } => {
+                if let ProcessState::Running { run: known, stopping, .. } = &mut seen.process
+                    && *known == run
+                {
+                    *stopping = Some(deadline);
+                }
+            }
+            Done::Killed { cgroup } => {
+                seen.cgroup = cgroup;
+            }
+            Done::Updated => seen.updated = generation,
+            Done::TornDown => {
+                seen.process = ProcessState::Absent;
+                seen.cgroup = CgroupState::Absent;
+                seen.rootfs = RootfsState::Absent;
+                seen.files = FilesState::Absent;
+            }
+            Done::Failed { run, reason, message, cgroup } => {
+                let attempts = seen.failure.as_ref().filter(|f| f.action == action).map_or(0, |f| f.attempts);
+                tracing::warn!(%uid, action = action.as_str(), reason = reason.as_str(), message, "an effect failed");
+                seen.cgroup = cgroup;
+                seen.failure = Some(Failure {
+                    action,
+                    run,
+                    reason,
+                    message: message.clone(),
+                    at: now.mono,
+                    wall: now.wall,
+                    attempts: attempts.saturating_add(1),
+                });
+                if action == ActionKind::Start {
+                    seen.rootfs = RootfsState::Present { image: None };
+                    seen.files = FilesState::Present;
+                }
+                self.failed_event(uid, reason.as_str(), message);
+            }
+        }
+    }
+
+    fn starts_left(&self) -> usize {
+        self.start_concurrency.saturating_sub(self.observed.starts_in_flight())
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("desired", &self.desired.len()).finish_non_exhaustive()
+    }
+}
+
+/// What is not looked at yet.
+pub(super) fn unseen(reference: &str) -> ObservedContainer {
+    let image = ObservedImage { reference: reference.to_owned(), state: ImageState::Unknown };
+    ObservedContainer { image, ..ObservedContainer::nothing(reference) }
+}

@@ -1,0 +1,199 @@
+//! What others see of it: status, the view, events.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Value, json};
+use stower_controllers::{Act, Action, Entry, Now, Plan, RecordState, StatusInput, container_status};
+use stower_crds::{ContainerStatus, Object, ObjectKey, Phase, Uid};
+
+use super::Engine;
+use crate::{
+    events::{EventType, EventView},
+    node::{Change, ObjectView, SourceRef, View},
+};
+
+/// Says which source an object came from; for people and for other agents' tools.
+const SOURCE_ANNOTATION: &str = "stower.dev/source";
+
+impl Engine {
+    /// Brings status and view in line for some objects.
+    pub(super) fn publish(&mut self, uids: &[Uid], now: &Now) {
+        let mut changed = Vec::new();
+        for uid in uids {
+            let Some(declared) = self.desired.by_uid(uid) else { continue };
+            let Some(seen) = self.observed.containers.get(uid) else { continue };
+            let record = self.records.get(uid);
+            let restarts = record.and_then(RecordState::known).map_or(0, |record| record.restart_count);
+            let old = self.statuses.get(uid);
+            let input = StatusInput { declared, observed: seen, record, queued: self.queued.contains(uid), old };
+            let status = container_status(&input, now);
+            let before = old.map_or(restarts, |old| old.restart_count);
+            if restarts > before {
+                self.node.metrics.restarts.inc_by(u64::from(restarts - before));
+            }
+            changed.push((uid.clone(), declared.key.clone(), status));
+        }
+        if changed.is_empty() {
+            return;
+        }
+        let mut view = View::clone(&self.node.view());
+        let mut steps = Vec::new();
+        for (uid, key, status) in changed {
+            let Some(entry) = self.sources.ledger.get(&key) else { continue };
+            let source = self.sources.source_ref(&entry.claim);
+            let old = view.objects.get(&key).cloned();
+            let mut object = present(entry, &source, &status);
+            self.count_phase(old.as_deref(), Some(status.phase));
+            self.statuses.insert(uid, status);
+            if let Some(old) = &old {
+                object["metadata"]["resourceVersion"] = old.object["metadata"]["resourceVersion"].clone();
+                if old.object == object {
+                    continue;
+                }
+            }
+            view.resource_version += 1;
+            object["metadata"]["resourceVersion"] = view.resource_version.to_string().into();
+            let shown =
+                Arc::new(ObjectView { key: key.clone(), source, object, resource_version: view.resource_version });
+            view.objects.insert_mut(key, Arc::clone(&shown));
+            steps.push(if old.is_some() { Change::Modified(shown) } else { Change::Added(shown) });
+        }
+        self.show(view, steps);
+    }
+
+    /// Takes an object that is gone out of the view.
+    pub(super) fn withdraw(&mut self, key: &ObjectKey) {
+        let mut view = View::clone(&self.node.view());
+        let Some(old) = view.objects.get(key).cloned() else { return };
+        self.count_phase(Some(&old), None);
+        view.objects.remove_mut(key);
+        view.resource_version += 1;
+        let mut object = old.object.clone();
+        object["metadata"]["resourceVersion"] = view.resource_version.to_string().into();
+        let last = ObjectView { object, resource_version: view.resource_version, ..ObjectView::clone(&old) };
+        self.show(view, vec![Change::Deleted(Arc::new(last))]);
+    }
+
+    fn show(&self, view: View, steps: Vec<Change>) {
+        if steps.is_empty() {
+            return;
+        }
+        // The view first: whoever hears of a change finds it there.
+        self.node.view.store(Arc::new(view));
+        for step in steps {
+            let _ = self.node.changes.send(step);
+        }
+    }
+
+    fn count_phase(&self, old: Option<&ObjectView>, new: Option<Phase>) {
+        let name = |phase: Phase| serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned));
+        let gauge = &self.node.metrics.containers;
+        if let Some(phase) = old.and_then(|old| old.object["status"]["phase"].as_str()) {
+            gauge.with_label_values(&[phase]).dec();
+        }
+        if let Some(phase) = new.and_then(name) {
+            gauge.with_label_values(&[phase.as_str()]).inc();
+        }
+    }
+
+    /// Says what the agent is still waiting for, and nothing once it is not.
+    pub(super) fn say_ready(&self) {
+        let mut waits = Vec::new();
+        if !self.sources.seen {
+            waits.push("the manifests directory has not been read yet".to_owned());
+        }
+        if let Some(why) = &self.unobserved {
+            waits.push(format!("what runs on this machine is not known: {why}"));
+        }
+        self.node.unready.store(Arc::new(waits));
+    }
+
+    /// Keeps which objects wait for a place to start, so that status says so.
+    pub(super) fn deferred(&mut self, plan: &Plan, dirty: &[Uid]) {
+        for uid in dirty {
+            self.queued.remove(uid);
+        }
+        self.queued.extend(plan.deferred.iter().cloned());
+    }
+
+    /// Lets those that waited for a place be planned again.
+    pub(super) fn release_deferred(&mut self) {
+        if self.starts_left() > 0 {
+            self.dirty.extend(std::mem::take(&mut self.queued));
+        }
+    }
+
+    fn event(&self, uid: &Uid, type_: EventType, reason: &str, message: String) {
+        let Some(declared) = self.desired.by_uid(uid) else { return };
+        let now = jiff::Timestamp::now();
+        self.node.events.add(EventView {
+            namespace: declared.key.namespace.to_string(),
+            kind: declared.key.kind.as_str().to_owned(),
+            name: declared.key.name.to_string(),
+            type_,
+            reason: reason.to_owned(),
+            message,
+            count: 1,
+            first_seen: now,
+            last_seen: now,
+        });
+    }
+
+    pub(super) fn normal_event(&self, uid: &Uid, reason: &str, message: String) {
+        self.event(uid, EventType::Normal, reason, message);
+    }
+
+    pub(super) fn failed_event(&self, uid: &Uid, reason: &str, message: String) {
+        self.event(uid, EventType::Warning, reason, message);
+    }
+
+    pub(super) fn event_of(&self, action: &Action) {
+        let reason = match &action.act {
+            Act::PullImage { .. } => "Pulling",
+            Act::Start { .. } => return,
+            Act::Stop { .. } | Act::Kill => "Killing",
+            Act::Update { .. } => "Updated",
+            _ => "Removing",
+        };
+        self.normal_event(&action.uid, reason, action.to_string());
+    }
+
+    pub(super) fn started(&self, uid: &Uid) {
+        self.normal_event(uid, "Started", "started container".to_owned());
+    }
+}
+
+/// The whole object, as the API shows it.
+fn present(entry: &Entry, source: &SourceRef, status: &ContainerStatus) -> Value {
+    let Object::Container(container) = entry.object.as_ref() else { return Value::Null };
+    let key = entry.object.key();
+    let metadata = &container.metadata;
+    let mut annotations: BTreeMap<String, String> = metadata.annotations.clone().unwrap_or_default();
+    annotations.insert(SOURCE_ANNOTATION.to_owned(), source.to_string());
+    let mut shown = json!({
+        "name": key.name.to_string(),
+        "namespace": key.namespace.to_string(),
+        "uid": entry.uid.as_str(),
+        "generation": entry.generation.0,
+        "creationTimestamp": second(entry.created_at),
+        "annotations": annotations,
+    });
+    if let Some(labels) = &metadata.labels {
+        shown["labels"] = json!(labels);
+    }
+    if let Some(at) = entry.deleted_at {
+        shown["deletionTimestamp"] = second(at).into();
+    }
+    json!({
+        "apiVersion": stower_crds::API_VERSION,
+        "kind": key.kind.as_str(),
+        "metadata": shown,
+        "spec": container.spec,
+        "status": status,
+    })
+}
+
+/// Times of metadata have whole seconds, as in Kubernetes.
+fn second(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

@@ -1,0 +1,135 @@
+//! The metrics, in Prometheus' text format. Names and units follow its conventions; objects' names are never labels.
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// All metrics of one agent.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Turns of the reconcile loop.
+    pub reconciles: IntCounter,
+    /// Time of one turn, in seconds.
+    pub reconcile_seconds: Histogram,
+    /// Effects begun, by action.
+    pub effects: IntCounterVec,
+    /// Effects that failed, by action.
+    pub effect_failures: IntCounterVec,
+    /// Time of an effect, in seconds, by action.
+    pub effect_seconds: HistogramVec,
+    /// Effects running now.
+    pub effects_in_flight: IntGauge,
+    /// Time from an accepted change to a started process, in seconds.
+    pub start_seconds: Histogram,
+    /// Containers by phase.
+    pub containers: IntGaugeVec,
+    /// Restarts by rule since the agent began.
+    pub restarts: IntCounter,
+    /// Runs that ended, by reason.
+    pub exits: IntCounterVec,
+    /// Files in the manifests directory, by result.
+    pub source_files: IntGaugeVec,
+    /// Whether the manifests directory can be read and believed (1) or not (0).
+    pub source_readable: IntGauge,
+    /// Full rescans of the manifests directory.
+    pub source_rescans: IntCounter,
+    /// Images pulled, by result.
+    pub pulls: IntCounterVec,
+    /// Bytes that came from registries.
+    pub pull_bytes: IntCounter,
+    /// When the agent began, in seconds since the epoch.
+    pub start_time: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Fresh metrics in a registry of their own.
+    ///
+    /// # Panics
+    /// When two metrics have one name, which any test would see.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        macro_rules! add {
+            ($metric:expr) => {{
+                let metric = $metric.expect("metric names and labels are well formed");
+                registry.register(Box::new(metric.clone())).expect("metric names are unique");
+                metric
+            }};
+        }
+        let times = |name: &str, help: &str| {
+            HistogramOpts::new(name, help)
+                .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0])
+        };
+        let action = &["action"];
+        Self {
+            reconciles: add!(IntCounter::new("stower_reconcile_total", "Turns of the reconcile loop.")),
+            reconcile_seconds: add!(Histogram::with_opts(times(
+                "stower_reconcile_duration_seconds",
+                "Time of one turn of the reconcile loop."
+            ))),
+            effects: add!(IntCounterVec::new(
+                Opts::new("stower_effects_total", "Effects begun, by action. A machine in the declared state adds none."),
+                action
+            )),
+            effect_failures: add!(IntCounterVec::new(
+                Opts::new("stower_effect_failures_total", "Effects that failed, by action."),
+                action
+            )),
+            effect_seconds: add!(HistogramVec::new(
+                times("stower_effect_duration_seconds", "Time of an effect, by action."),
+                action
+            )),
+            effects_in_flight: add!(IntGauge::new("stower_effects_in_flight", "Effects running now.")),
+            start_seconds: add!(Histogram::with_opts(times(
+                "stower_container_start_duration_seconds",
+                "Time from the decision to start a container to its first instruction."
+            ))),
+            containers: add!(IntGaugeVec::new(
+                Opts::new("stower_containers", "Declared containers, by phase."),
+                &["phase"]
+            )),
+            restarts: add!(IntCounter::new("stower_container_restarts_total", "Restarts by rule.")),
+            exits: add!(IntCounterVec::new(
+                Opts::new("stower_container_exits_total", "Runs of containers that ended, by reason."),
+                &["reason"]
+            )),
+            source_files: add!(IntGaugeVec::new(
+                Opts::new("stower_source_files", "Files in the manifests directory, by result."),
+                &["result"]
+            )),
+            source_readable: add!(IntGauge::new(
+                "stower_source_readable",
+                "Whether the manifests directory can be read and believed."
+            )),
+            source_rescans: add!(IntCounter::new(
+                "stower_source_rescans_total",
+                "Full rescans of the manifests directory."
+            )),
+            pulls: add!(IntCounterVec::new(
+                Opts::new("stower_image_pulls_total", "Images pulled, by result."),
+                &["result"]
+            )),
+            pull_bytes: add!(IntCounter::new("stower_image_pull_bytes_total", "Bytes that came from registries.")),
+            start_time: add!(Gauge::new("stower_start_time_seconds", "When the agent began, since the epoch.")),
+            registry,
+        }
+    }
+
+    /// All of them as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = Vec::with_capacity(8 << 10);
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "cannot encode the metrics");
+        }
+        String::from_utf8(out).unwrap_or_default()
+    }
+}

@@ -1,0 +1,192 @@
+//! Where everything of one agent lies on disk.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+/// The directories of one agent: what lasts (data root) and what a reboot voids (run root).
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// Durable state, mode 0700.
+    pub data: PathBuf,
+    /// Boot-scoped state, mode 0700.
+    pub run: PathBuf,
+    /// The local API's socket, mode 0660.
+    pub socket: PathBuf,
+    /// The directory of manifests.
+    pub manifests: PathBuf,
+}
+
+/// Why the agent cannot have its directories.
+#[derive(Debug, thiserror::Error)]
+pub enum PathsError {
+    /// A directory cannot be made or written.
+    #[error("cannot write {path}; the agent needs it as its {role}: run it as root, or name another with --{flag}")]
+    Unwritable {
+        /// The directory.
+        path: PathBuf,
+        /// What it is for.
+        role: &'static str,
+        /// The flag that names another.
+        flag: &'static str,
+        #[source]
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another agent holds the data root.
+    #[error(
+        "another agent (pid {pid}) already uses {path}; stop it, or give this one other directories with --data-root and --run-root"
+    )]
+    InUse {
+        /// The data root.
+        path: PathBuf,
+        /// The other's pid as it wrote it, or `?`.
+        pid: String,
+    },
+    /// The instance id on disk is not one that an agent wrote.
+    #[error("{path} does not hold an instance id (8 hexadecimal digits); restore it from a backup, or move the data root away")]
+    BadInstance {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Held for the life of the agent; the kernel releases it with the process.
+#[derive(Debug)]
+pub struct DataLock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Paths {
+    /// Where the state of one container that a reboot voids lies.
+    #[must_use]
+    pub fn container_run(&self, uid: &str) -> PathBuf {
+        self.run.join("c").join(uid)
+    }
+
+    /// Where the data of one object that goes with it lies (`emptyDir` volumes).
+    #[must_use]
+    pub fn container_data(&self, uid: &str) -> PathBuf {
+        self.data.join("containers").join(uid)
+    }
+
+    /// Where the logs of one container lie.
+    #[must_use]
+    pub fn logs(&self, uid: &str) -> PathBuf {
+        self.data.join("logs").join(uid)
+    }
+
+    /// Makes all directories and takes the data root for this process alone.
+    ///
+    /// # Errors
+    /// When one cannot be made, or another agent has them.
+    pub fn claim(&self) -> Result<DataLock, PathsError> {
+        let unwritable = |path: &Path, role, flag| {
+            let path = path.to_owned();
+            move |source| PathsError::Unwritable { path, role, flag, source }
+        };
+        private_dir(&self.data).map_err(unwritable(&self.data, "data root", "data-root"))?;
+        private_dir(&self.run).map_err(unwritable(&self.run, "run root", "run-root"))?;
+        let path = self.data.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(unwritable(&path, "data root", "data-root"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = (&mut lock).take(20).read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
+                return Err(PathsError::InUse { path: self.data.clone(), pid });
+            }
+            Err(std::fs::TryLockError::Error(source)) => return Err(unwritable(&path, "data root", "data-root")(source)),
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()))
+            .map_err(unwritable(&path, "data root", "data-root"))?;
+        for name in ["containers", "logs", "ledger", "records", "bin"] {
+            let dir = self.data.join(name);
+            private_dir(&dir).map_err(unwritable(&dir, "data root", "data-root"))?;
+        }
+        let dir = self.run.join("c");
+        private_dir(&dir).map_err(unwritable(&dir, "run root", "run-root"))?;
+        Ok(DataLock(lock))
+    }
+
+    /// This installation's id: random, made once, part of the names of cgroups and devices so that two agents never meet.
+    ///
+    /// # Errors
+    /// When it cannot be read or made, or is not one.
+    pub fn instance(&self) -> Result<String, PathsError> {
+        let path = self.data.join("instance");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let id = text.trim();
+                if id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    Ok(id.to_owned())
+                } else {
+                    Err(PathsError::BadInstance { path })
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = random_hex::<4>();
+                write_durably(&path, id.as_bytes())
+                    .map_err(|source| PathsError::Unwritable { path, role: "data root", flag: "data-root", source })?;
+                Ok(id)
+            }
+            Err(source) => Err(PathsError::Unwritable { path, role: "data root", flag: "data-root", source }),
+        }
+    }
+}
+
+/// `N` random bytes in hexadecimal.
+#[must_use]
+pub fn random_hex<const N: usize>() -> String {
+    let mut bytes = [0u8; N];
+    let mut filled = 0;
+    while filled < N {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => unreachable!("getrandom without flags only fails for a signal, not {error}"),
+        }
+    }
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A fresh random identity (RFC 9562, version 4).
+#[must_use]
+pub fn random_uuid() -> String {
+    let hex = random_hex::<16>();
+    let variant = ["8", "9", "a", "b"][usize::from(hex.as_bytes()[16] % 4)];
+    format!("{}-{}-4{}-{variant}{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+}
+
+/// Makes `path` and its parents; the last is for root alone.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) => return Err(error),
+    }
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Replaces a file's content so that a crash leaves the old or the new, and a power cut after the return the new.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let tmp = path.with_extension("tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    std::fs::rename(&tmp, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}

@@ -1,0 +1,130 @@
+//! Putting the agent together, and taking it down again. Containers go on either way.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, bail};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    config::Config,
+    effects::{Effects, files},
+    engine::{Engine, Inputs},
+    journal::Syncer,
+    node::Node,
+    source::dir,
+};
+
+/// Runs the agent until it is told to end.
+///
+/// # Errors
+/// When it cannot begin: each names what to do.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("the agent needs root, to make namespaces, mounts and cgroups: run it as root, for example with sudo");
+    }
+    let paths = config.paths.clone();
+    let lock = paths.claim()?;
+    let instance = paths.instance()?;
+    let metrics = crate::metrics::Metrics::new();
+    metrics.start_time.set(jiff::Timestamp::now().as_second() as f64);
+
+    let mut options = stower_storage::StorageOptions::new(&paths.data);
+    options.driver = config.storage_driver.clone();
+    options.driver_options = config.storage_opts.clone();
+    options.registry.insecure = config.insecure_registries.clone();
+    let storage = stower_storage::Storage::open(options)?;
+    let cgroups = stower_runtime::cgroup::Cgroups::detect(&instance, config.cgroup_parent.as_deref().map(std::path::Path::new))?;
+    let runtime = stower_runtime::start::Runtime::new()?;
+    let bin = paths.data.join("bin");
+    let programs = files::install_programs(&bin).with_context(|| format!("cannot write programs to {}", bin.display()))?;
+
+    let (told, effects_told) = mpsc::unbounded_channel();
+    let effects = Effects::new(
+        storage.clone(),
+        cgroups,
+        runtime,
+        programs,
+        config.clone(),
+        metrics.clone(),
+        told,
+    );
+    let (requests, asked) = mpsc::channel(64);
+    let node = Arc::new(Node::new(storage, paths.clone(), metrics, first_version(&paths.data)?, requests));
+    let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
+    let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, syncer.clone())?;
+    engine.observe();
+
+    let (updates, changed) = mpsc::unbounded_channel();
+    let handle = dir::start(paths.manifests.clone(), move |update| updates.send(update).is_ok())
+        .context("cannot start the thread that reads manifests")?;
+    engine.follow(handle.clone());
+    let served = tokio::spawn(crate::api::serve(Arc::clone(&node), paths.socket.clone()));
+    tracing::info!(
+        manifests = %paths.manifests.display(), data_root = %paths.data.display(),
+        socket = %paths.socket.display(), instance, node = config.node_name, "the agent runs"
+    );
+
+    let dumps = tokio::spawn(dump_on_signal(Arc::clone(&node), paths.run.join("dump.txt")));
+    let rescans = tokio::spawn(async move {
+        let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+        while hangups.recv().await.is_some() {
+            handle.rescan();
+        }
+    });
+    let inputs = Inputs { told: effects_told, asked, changed };
+    tokio::select! {
+        () = engine.run(inputs) => bail!("the reconcile loop ended"),
+        served = served => match served {
+            Ok(Ok(())) => bail!("the local API ended"),
+            Ok(Err(error)) => return Err(anyhow::Error::from(error).context("the local API cannot be served")),
+            Err(error) => return Err(anyhow::Error::from(error).context("the local API failed")),
+        },
+        () = told_to_end() => {}
+    }
+    dumps.abort();
+    rescans.abort();
+    syncer.flush();
+    let _ = std::fs::remove_file(&paths.socket);
+    drop(lock);
+    tracing::info!("the agent ends; its containers go on");
+    Ok(())
+}
+
+/// Where this agent's counter of changes begins: above all that an earlier one gave out.
+fn first_version(data: &std::path::Path) -> anyhow::Result<u64> {
+    const SPAN: u64 = 1 << 32;
+    let path = data.join("ledger").join("counter");
+    let last = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().with_context(|| format!("{} does not hold a number", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let first: u64 = last + SPAN;
+    crate::paths::write_durably(&path, first.to_string().as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(first)
+}
+
+async fn told_to_end() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+async fn dump_on_signal(node: Arc<Node>, path: PathBuf) {
+    let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
+    while signals.recv().await.is_some() {
+        let dump = node.dump().await;
+        match std::fs::write(&path, &dump) {
+            Ok(()) => tracing::info!(path = %path.display(), "wrote a dump of all objects and effects"),
+            Err(error) => tracing::error!(%error, path = %path.display(), "cannot write a dump"),
+        }
+    }
+}

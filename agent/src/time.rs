@@ -1,0 +1,15 @@
+//! The clocks. Nobody else reads them for a decision.
+
+use stower_controllers::{BootId, Mono, Now};
+
+/// Nanoseconds since the machine booted, sleep included (`CLOCK_BOOTTIME`).
+pub(crate) fn now_mono() -> Mono {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Mono::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0)))
+}
+
+/// All clocks at once.
+pub(crate) fn now(boot_id: &BootId) -> Now {
+    Now { mono: now_mono(), wall: jiff::Timestamp::now(), boot_id: boot_id.clone() }
+}
