@@ -18,7 +18,7 @@ mod signal;
 mod text;
 mod yaml;
 
-pub use admit::{AdmitContext, FieldError, Object, admit, read_accepted, spec_changed};
+pub use admit::{AdmitContext, FieldError, Object, admit, prepare, read_accepted, spec_changed};
 pub use container::*;
 pub use crd::{crd, crd_yaml};
 pub use duration::{Duration, ParseDurationError};

@@ -135,6 +135,15 @@ pub fn admit(mut value: Value, context: &AdmitContext<'_>) -> Result<Object, Vec
     decode(kind, value)
 }
 
+/// Compiles schemas and rules, which the first [`admit`] of a process does otherwise (26 ms here, against 0.07 ms for
+/// each later one). An agent calls it while it starts.
+pub fn prepare() {
+    for kind in Kind::ALL {
+        compiled(*kind);
+        rules::prepare(*kind);
+    }
+}
+
 /// Reads an object that was admitted before, from where it was kept. Rules are not asked again: what was accepted
 /// stays accepted, also by a release with more rules.
 ///

@@ -33,6 +33,11 @@ pub(super) fn check(kind: Kind, value: &Value, old: Option<&Value>) -> Result<()
     })
 }
 
+/// Compiles the rules of a kind.
+pub(super) fn prepare(kind: Kind) {
+    compiled(kind);
+}
+
 /// Rules that do not compile, for a test.
 #[cfg(test)]
 pub(super) fn broken(kind: Kind) -> Vec<String> {
