@@ -2,7 +2,8 @@
 //!
 //! The default filter is the usual one of Docker (`table.rs` has its data). It is compiled by a small generator of our
 //! own (`bpf.rs`) and not by seccompiler, which cannot express it (one error number a filter, one architecture), and
-//! whose chain of comparisons is long: see the numbers in the crate's README.
+//! whose chain of comparisons for the unconditional calls alone is 1530 instructions and takes 642 µs to load, against
+//! 416 and 115 µs for the whole filter here.
 
 mod bpf;
 mod table;

@@ -40,7 +40,6 @@ enum Never {}
 fn prepare(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Result<Never, Failure> {
     rustix::process::umask(Mode::empty());
     set_oom_score(job)?;
-    join_groups(job)?;
     enter_namespaces(job, ends.join)?;
 
     mounts::isolate(job.slave_propagation)?;
@@ -51,6 +50,9 @@ fn prepare(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Result<Never, Failure> 
     let stdin = open_stdin(root.fd())?;
     let identity = user::resolve(root.fd(), &job.process.user)?;
     let cwd = open_cwd(root.fd(), job)?;
+    // As late as the groups can be reached: the work until here does not wait for the container's share of a busy
+    // processor, which may be next to nothing.
+    join_groups(job)?;
     root.pivot(job)?;
     // Only ours is left to see, but a descriptor of it would let the container keep a directory outside its root busy.
     drop(root);
@@ -96,6 +98,11 @@ fn join_groups(job: &Job) -> Result<(), Failure> {
         write_existing(&group.dir.join("tasks"), "0")
             .map_err(|e| Failure::errno("cgroup", format_args!("joining {}", group.dir.display()), e))?;
     }
+    if job.namespaces.iter().any(|n| n.kind == NamespaceKind::Cgroup && n.path.is_none()) {
+        // Only now: its root is the group that this process is in.
+        sys::unshare_cgroup()
+            .map_err(|e| Failure::errno("namespaces", "unsharing the cgroup namespace", e))?;
+    }
     Ok(())
 }
 
@@ -110,12 +117,6 @@ fn enter_namespaces(job: &Job, join: &[(NamespaceKind, OwnedFd)]) -> Result<(), 
     for (kind, fd) in join {
         rustix::thread::move_into_link_name_space(fd.as_fd(), None)
             .map_err(|e| Failure::errno("namespaces", format_args!("joining the {kind:?} namespace"), e))?;
-    }
-    let new = |kind| job.namespaces.iter().any(|n| n.kind == kind && n.path.is_none());
-    if new(NamespaceKind::Cgroup) {
-        // Only now: its root is the group that this process is in.
-        sys::unshare_cgroup()
-            .map_err(|e| Failure::errno("namespaces", "unsharing the cgroup namespace", e))?;
     }
     if job.loopback {
         sys::loopback_up().map_err(|e| Failure::errno("network", "bringing lo up", e))?;

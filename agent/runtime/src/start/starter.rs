@@ -78,10 +78,23 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
     };
     let (init_pid, started_at) = (record.init_pid, record.started_at.clone());
     answer(agent, &Answer::Started(record), Some(&pidfd));
+    join_shims(job);
     let failure = become_shim(job, prepared, init_pid, &pidfd, started_at);
     // No shim, no container: its output has no reader and its exit no reaper.
     kill(&pidfd);
     Err(failure)
+}
+
+/// Out of the agent's groups, so that whoever ends those leaves the shim alone. The container runs already, and a shim
+/// in the wrong group is better than none. On version 1 a process that writes itself into `tasks` waits for no grace
+/// period; on version 2 there is no such way, but nobody waits here.
+fn join_shims(job: &Job) {
+    for group in &job.cgroup.shim_v1 {
+        let _ = init::write_existing(&group.join("tasks"), "0");
+    }
+    if let Some(group) = &job.cgroup.shim_v2 {
+        let _ = init::write_existing(&group.join("cgroup.procs"), "0");
+    }
 }
 
 fn prepare(job: &Job) -> Result<Prepared, Failure> {
@@ -95,11 +108,6 @@ fn prepare(job: &Job) -> Result<Prepared, Failure> {
             .map_err(|e| Failure::errno("starter", "making a pipe", e))
     };
     let cgroup = job.cgroup.v2.as_deref().map(dir).transpose()?;
-    // A process that writes itself into `tasks` waits for no grace period.
-    for group in &job.cgroup.shim_v1 {
-        init::write_existing(&group.join("tasks"), "0")
-            .map_err(|e| Failure::errno("cgroup", format_args!("joining {}", group.display()), e))?;
-    }
     let socket = listen(&run_dir)?;
     Ok(Prepared { log_dir: dir(&job.log_dir)?, socket, cgroup, stdout: pipe()?, stderr: pipe()?, run_dir })
 }

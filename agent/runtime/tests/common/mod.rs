@@ -31,7 +31,7 @@ pub(crate) fn probe() -> &'static Path {
     PROBE.get_or_init(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let path = dir.join("probe");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probe/main.rs");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probe/probe.rs");
         let newer = |a: &Path, b: &Path| {
             let time = |p: &Path| fs::metadata(p).and_then(|m| m.modified()).ok();
             matches!((time(a), time(b)), (Some(a), Some(b)) if a > b)
