@@ -84,7 +84,7 @@ impl Reference {
             None => (rest, None),
         };
         let (registry, path) = match name.split_once('/') {
-            Some((first, path)) if is_registry(first) => (first, path),
+            Some((first, path)) if looks_like_registry(first) => (first, path),
             _ => (default_registry, name),
         };
         let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
@@ -183,7 +183,8 @@ fn valid_port(port: &str) -> bool {
     port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
-fn is_registry(first: &str) -> bool {
+/// Whether the first part of a name is a registry (distribution/reference, `splitDockerDomain`).
+pub(crate) fn looks_like_registry(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':', '[']) || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 

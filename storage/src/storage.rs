@@ -14,7 +14,9 @@ use crate::layer::{LayerBlob, UnpackLimits};
 use crate::limits::Limits;
 use crate::platform::Platform;
 use crate::pull::{Hub, Metrics, Pull, PullError, PullRequest, count};
-use crate::reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference, valid_registry};
+use crate::reference::{
+    DEFAULT_REGISTRY, ParseReferenceError, Reference, looks_like_registry, valid_registry,
+};
 use crate::registry::{Client, Credential, RegistryOptions, blocking};
 use crate::snapshots::{OpenError, RemoveLayerError, Snapshots, UnpackError};
 
@@ -63,7 +65,7 @@ pub enum OpenStorageError {
     #[error("cannot open the snapshot store")]
     Snapshots(#[from] OpenError),
     /// A configured registry is none.
-    #[error("{0:?} is not a registry: expected HOST or HOST:PORT")]
+    #[error("{0:?} is not a registry: expected HOST:PORT, or a HOST with a dot in it")]
     Registry(String),
 }
 
@@ -147,11 +149,13 @@ impl Inner {
 impl Storage {
     /// Opens what is in the data root, and removes what an earlier process left half done.
     pub fn open(options: StorageOptions) -> Result<Self, OpenStorageError> {
-        let registries = options.registry.insecure.iter().chain([&options.default_registry]);
-        for registry in registries {
-            if !valid_registry(registry) {
-                return Err(OpenStorageError::Registry(registry.clone()));
-            }
+        if let Some(wrong) = options.registry.insecure.iter().find(|registry| !valid_registry(registry)) {
+            return Err(OpenStorageError::Registry(wrong.clone()));
+        }
+        let default = &options.default_registry;
+        // A name must be read back as it is written, so the host must look like one.
+        if !(valid_registry(default) && looks_like_registry(default)) {
+            return Err(OpenStorageError::Registry(default.clone()));
         }
         let content = Arc::new(ContentStore::open(&options.root.join("content"))?);
         let snapshots = options.root.join("snapshots");

@@ -3,8 +3,11 @@
 mod support;
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
-use stower_storage::{Credential, Credentials, ImageName, PullError, PullRequest, Reference, RegistryError};
+use stower_storage::{
+    Credential, Credentials, ImageName, ProgressEvent, PullError, PullRequest, Reference, RegistryError,
+};
 use support::{Flavour, Proxy, Registry, image, index, noise, options, storage, storage_in, tar};
 
 fn reference(text: &str) -> Reference {
@@ -355,4 +358,69 @@ async fn root_removals_and_pulls_at_once_leave_whole_images() {
         task.await.unwrap();
     }
     assert!(storage.images().unwrap().is_empty());
+}
+
+#[test]
+fn root_a_registry_that_is_none_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (insecure, default) in
+        [("http://x", "docker.io"), ("a:0", "docker.io"), ("a:1", "plainword"), ("a:1", "a/b")]
+    {
+        let mut options = options(dir.path(), &[insecure]);
+        options.default_registry = default.to_owned();
+        let error = stower_storage::Storage::open(options).unwrap_err();
+        assert!(matches!(error, stower_storage::OpenStorageError::Registry(_)), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_layer_that_is_not_what_the_image_says_is_refused() {
+    let registry = Registry::start();
+    let (_dir, storage) = storage(&[&registry.host]);
+    let mut built = image("linux/amd64", &[tar(&[("a", b"1")])], Flavour::OciTar);
+    // Digest and size are right, but the configuration names another content.
+    let other = tar(&[("evil", b"2")]);
+    let manifest = String::from_utf8(built.manifests[0].1.clone()).unwrap();
+    let old = built.first_blob();
+    let manifest = manifest.replace(&old.to_string(), &stower_storage::Digest::of(&other).to_string());
+    assert_eq!(other.len(), built.blobs[0].len());
+    built.blobs[0] = other;
+    built.manifests[0].1 = manifest.into_bytes();
+    registry.push("lie", "1", &built).await;
+    let name = reference(&registry.name("lie:1"));
+    let error = storage.pull(&name, PullRequest::default()).await.unwrap_err();
+    assert!(matches!(error, PullError::Unpack { .. }), "{error}");
+    assert!(chain_text(&error).contains("diff id"), "{}", chain_text(&error));
+    assert_eq!(storage.image(&name).unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_progress_is_told_to_all_who_wait() {
+    let registry = Registry::start();
+    let (_dir, storage) = storage(&[&registry.host]);
+    let built = image("linux/amd64", &[tar(&[("a", &noise(2_000_000, 8))])], Flavour::OciTar);
+    registry.push("bars", "1", &built).await;
+    let name = reference(&registry.name("bars:1"));
+    let pull = |_: usize| {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        let progress = move |event: &ProgressEvent| sink.lock().unwrap().push(event.clone());
+        let request = PullRequest { progress: Some(Arc::new(progress)), ..PullRequest::default() };
+        let (storage, name) = (storage.clone(), name.clone());
+        tokio::spawn(async move { storage.pull(&name, request).await.map(|_| events) })
+    };
+    let pulls: Vec<_> = (0..3).map(pull).collect();
+    for pull in pulls {
+        let events = pull.await.unwrap().unwrap();
+        let events = events.lock().unwrap();
+        let resolved = events
+            .iter()
+            .any(|event| matches!(event, ProgressEvent::Resolved { layers, .. } if layers.len() == 1));
+        assert!(resolved, "{events:?}");
+        let last = events.iter().rfind(
+            |event| matches!(event, ProgressEvent::Blob { digest, .. } if *digest == built.first_blob()),
+        );
+        let Some(ProgressEvent::Blob { done, total, .. }) = last else { panic!("{events:?}") };
+        assert_eq!(done, total, "{events:?}");
+    }
 }

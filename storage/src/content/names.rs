@@ -65,6 +65,10 @@ impl Names {
 
     /// Names `record`, durably. What had the name before stays without one, for containers may still use it.
     pub(super) fn add(&mut self, record: Record) -> Result<(), ContentError> {
+        // Pulled again and still the same: nothing to write.
+        if self.records.contains(&record) {
+            return Ok(());
+        }
         let mut records = self.records.clone();
         for other in &mut records {
             if other.reference == record.reference {

@@ -247,15 +247,31 @@ impl Pull {
         let blobs: Vec<LayerBlob> =
             blobs.map(|((layer, slot), meter)| self.layer_blob(layer, slot, meter)).collect();
         let (storage, wanted) = (Arc::clone(&self.storage), image.chain_id);
-        let unpacking = tokio::task::spawn_blocking(move || storage.unpack(blobs, wanted));
-        let downloads = self.download(session, &image.layers[unpacked..], &slots[unpacked..]).await;
-        if downloads.is_err() {
-            // The unpacker gets an error where it waits, and ends.
-            drop(guard);
-            let _ = unpacking.await;
-            return downloads;
-        }
-        match unpacking.await {
+        let mut unpacking = tokio::task::spawn_blocking(move || storage.unpack(blobs, wanted));
+        let unpacked = {
+            let mut downloads =
+                std::pin::pin!(self.download(session, &image.layers[unpacked..], &slots[unpacked..]));
+            tokio::select! {
+                biased;
+                done = &mut downloads => {
+                    if done.is_err() {
+                        // The unpacker gets an error where it waits, and ends.
+                        drop(guard);
+                        let _ = unpacking.await;
+                        return done;
+                    }
+                    (&mut unpacking).await
+                }
+                // Done before the last blob is synced; or failed, and then the rest need not come.
+                done = &mut unpacking => {
+                    if matches!(done, Ok(Ok(()))) {
+                        downloads.await?;
+                    }
+                    done
+                }
+            }
+        };
+        match unpacked {
             Ok(Ok(())) => Ok(()),
             Ok(Err(source)) => {
                 Err(PullError::Unpack { reference: self.reference.clone(), source: Arc::new(source) })
