@@ -7,7 +7,7 @@ use prometheus::{
 
 /// All metrics of one agent.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     /// Turns of the reconcile loop.
     pub reconciles: IntCounter,
@@ -55,7 +55,7 @@ impl Metrics {
     /// # Panics
     /// When two metrics have one name, which any test would see.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let registry = Registry::new();
         macro_rules! add {
             ($metric:expr) => {{
@@ -125,7 +125,7 @@ impl Metrics {
 
     /// All of them as text.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = Vec::with_capacity(8 << 10);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             tracing::error!(%error, "cannot encode the metrics");

@@ -147,7 +147,7 @@ impl Paths {
 
 /// `N` random bytes in hexadecimal.
 #[must_use]
-pub fn random_hex<const N: usize>() -> String {
+pub(crate) fn random_hex<const N: usize>() -> String {
     let mut bytes = [0u8; N];
     let mut filled = 0;
     while filled < N {
@@ -162,7 +162,7 @@ pub fn random_hex<const N: usize>() -> String {
 
 /// A fresh random identity (RFC 9562, version 4).
 #[must_use]
-pub fn random_uuid() -> String {
+pub(crate) fn random_uuid() -> String {
     let hex = random_hex::<16>();
     let variant = ["8", "9", "a", "b"][usize::from(hex.as_bytes()[16] % 4)];
     format!("{}-{}-4{}-{variant}{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])

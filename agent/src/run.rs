@@ -25,6 +25,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the agent needs root, to make namespaces, mounts and cgroups: run it as root, for example with sudo");
     }
+    stower_crds::prepare();
     let paths = config.paths.clone();
     let lock = paths.claim()?;
     let instance = paths.instance()?;

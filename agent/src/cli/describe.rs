@@ -114,10 +114,14 @@ fn text(object: &Value, events: &[Value], now: Timestamp) -> String {
     environment(&mut tree, &spec["env"]);
     list(&mut tree, "Mounts", &spec["volumeMounts"], mount);
     volumes(&mut tree, &spec["volumes"]);
+    let mut rest = Tree::default();
     for (key, value) in spec.as_object().into_iter().flatten() {
         if !PLACED.contains(&key.as_str()) {
-            generic(&mut tree, &title(key), value);
+            generic(&mut rest, &title(key), value);
         }
+    }
+    if !rest.is_empty() {
+        tree.group("Settings", rest);
     }
     let mut out = tree.render();
     conditions(&mut out, &status["conditions"], now);

@@ -13,7 +13,7 @@ use stower_crds::{ContainerSpec, HostPathType, VolumeSourceKind};
 /// Why a volume cannot be had. All that are wrong are named at once.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
-pub struct VolumesError(Vec<String>);
+pub(super) struct VolumesError(Vec<String>);
 
 /// Resolves every declared volume to a path on the host, making what may be made only once all others are there.
 ///

@@ -1,7 +1,7 @@
 //! Which images are here.
 
-use stower_controllers::{ImageDigest, ImageState, Now, PullFailure, wanted_image};
-use stower_crds::Uid;
+use stower_controllers::{ImageDigest, ImageState, Now, PullFailure, pull_policy, wanted_image};
+use stower_crds::{ContainerSpec, PullPolicy, Uid};
 
 use super::Engine;
 
@@ -65,6 +65,11 @@ impl Engine {
         self.pull_attempts.insert(uid.clone(), attempts);
         tracing::warn!(%uid, reason = reason.as_str(), message, "a pull failed");
         seen.image.state = ImageState::Failed { reason, message: message.clone(), at: now.mono, attempts };
+        // It may have come by another way meanwhile, such as an import; that settles it unless the registry's own word is wanted.
+        let asks = |spec: &ContainerSpec| pull_policy(spec) == PullPolicy::Always;
+        if self.desired.by_uid(uid).is_some_and(|declared| !asks(&declared.spec)) {
+            self.observe_image(uid);
+        }
         self.failed_event(uid, "Failed", message);
     }
 

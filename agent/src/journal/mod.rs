@@ -27,7 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 mod tests;
 
 /// The longest time between a write and its fsync.
-pub const SYNC_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// The longest line that is read back; an object is far smaller (admission bounds it).
 const MAX_LINE: u64 = 8 << 20;
 /// The version of the lines that this release writes.
@@ -37,7 +37,7 @@ const MIN_GARBAGE: usize = 1024;
 
 /// Why a journal cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
-pub enum JournalError {
+pub(crate) enum JournalError {
     /// The file cannot be opened or made.
     #[error("cannot open journal {path}")]
     Open {
@@ -60,7 +60,7 @@ pub enum JournalError {
 
 /// What was found in the file.
 #[derive(Debug)]
-pub struct Loaded<V> {
+pub(crate) struct Loaded<V> {
     /// The entries, by key.
     pub entries: BTreeMap<String, V>,
     /// Keys whose newest line was written by a newer release: known to exist, not understood.
@@ -79,7 +79,7 @@ struct Line<V> {
 
 /// One durable map. Cheap calls; not shared between threads.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     file: Arc<File>,
     /// Live lines as they stand in the file, for rewriting without the values at hand.
@@ -108,7 +108,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be opened, read or made.
-    pub fn open<V: DeserializeOwned>(path: &Path, syncer: Syncer) -> Result<(Self, Loaded<V>), JournalError> {
+    pub(crate) fn open<V: DeserializeOwned>(path: &Path, syncer: Syncer) -> Result<(Self, Loaded<V>), JournalError> {
         let open_err = |source| JournalError::Open { path: path.to_owned(), source };
         let file = OpenOptions::new()
             .read(true)
@@ -178,7 +178,7 @@ impl Journal {
     ///
     /// # Errors
     /// When it cannot be written; the value is kept in memory and written with the next call that can.
-    pub fn put<V: Serialize>(&mut self, key: &str, value: &V) -> Result<(), JournalError> {
+    pub(crate) fn put<V: Serialize>(&mut self, key: &str, value: &V) -> Result<(), JournalError> {
         let line = encode(key, Some(value));
         if self.live.get(key) == Some(&line) && !self.broken {
             return Ok(());
@@ -193,7 +193,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::put`].
-    pub fn remove(&mut self, key: &str) -> Result<(), JournalError> {
+    pub(crate) fn remove(&mut self, key: &str) -> Result<(), JournalError> {
         if self.live.remove(key).is_none() {
             return Ok(());
         }
@@ -258,7 +258,7 @@ fn libc_nofollow() -> i32 {
 
 /// The one thread that makes writes durable, for all journals together.
 #[derive(Debug, Clone)]
-pub struct Syncer {
+pub(crate) struct Syncer {
     queue: mpsc::Sender<Message>,
     pending: Arc<Mutex<Vec<Arc<File>>>>,
     scheduled: Arc<AtomicBool>,
@@ -275,7 +275,7 @@ impl Syncer {
     ///
     /// # Errors
     /// When no thread can be made.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let (queue, work) = mpsc::channel();
         let pending = Arc::new(Mutex::new(Vec::<Arc<File>>::new()));
         let scheduled = Arc::new(AtomicBool::new(false));
@@ -318,7 +318,7 @@ impl Syncer {
     }
 
     /// Waits until all that was written before this call is on disk.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let (done, wait) = mpsc::channel();
         if self.queue.send(Message::Flush(done)).is_ok() {
             let _ = wait.recv();

@@ -73,11 +73,12 @@ Volumes:
   data:
     Type:    EmptyDir
     Medium:  Memory
-Host Network:    true
-Security Context:
-  Capabilities:
-    Add:  NET_ADMIN, SYS_TIME
-  Run As User:  5
+Settings:
+  Host Network:  true
+  Security Context:
+    Capabilities:
+      Add:  NET_ADMIN, SYS_TIME
+    Run As User:  5
 Conditions:
   Type    Status   Since   Reason    Message
   Ready   True     60s     Running

@@ -19,6 +19,11 @@ enum Entry {
 }
 
 impl Tree {
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A key with a value.
     pub(super) fn field(&mut self, key: &str, value: impl Into<String>) {
         self.0.push(Entry::Field(key.to_owned(), vec![value.into()]));

@@ -26,22 +26,22 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use parse::{Content, Declared, Problem};
+pub(crate) use parse::{Content, Declared, Problem};
 
 /// How long something that may be half a change must stand before it is believed.
-pub const SETTLE: Duration = Duration::from_millis(250);
+pub(crate) const SETTLE: Duration = Duration::from_millis(250);
 /// How often the whole directory is compared when nothing is heard.
-pub const RESCAN: Duration = Duration::from_secs(60);
+pub(crate) const RESCAN: Duration = Duration::from_secs(60);
 /// How often an unreadable directory is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest file that is read, in bytes; a larger one is refused unread.
-pub const MAX_FILE: u64 = 4 << 20;
+pub(crate) const MAX_FILE: u64 = 4 << 20;
 /// The most files that one directory may hold.
 const MAX_FILES: usize = 100_000;
 
 /// What the directory says now.
 #[derive(Debug)]
-pub enum Update {
+pub(crate) enum Update {
     /// It cannot be read; nothing is known of what it declares.
     Unreadable {
         /// Why, for a person.
@@ -60,7 +60,7 @@ pub enum Update {
 
 /// What one file says now.
 #[derive(Debug)]
-pub enum FileUpdate {
+pub(crate) enum FileUpdate {
     /// Its objects.
     Good(Vec<Declared>),
     /// It is there, and cannot be taken.
@@ -108,7 +108,7 @@ struct Due {
 
 /// The source's own state.
 #[derive(Debug)]
-pub struct DirSource {
+pub(crate) struct DirSource {
     dir: PathBuf,
     known: BTreeMap<OsString, Known>,
     due: BTreeMap<OsString, Due>,
@@ -127,16 +127,16 @@ enum Wake {
 
 /// Asks the source's thread for things.
 #[derive(Debug, Clone)]
-pub struct Handle(mpsc::Sender<Wake>);
+pub(crate) struct Handle(mpsc::Sender<Wake>);
 
 impl Handle {
     /// Looks at the whole directory now.
-    pub fn rescan(&self) {
+    pub(crate) fn rescan(&self) {
         let _ = self.0.send(Wake::Rescan);
     }
 
     /// Reads every file again, now, and tells of them all.
-    pub fn reread(&self) {
+    pub(crate) fn reread(&self) {
         let _ = self.0.send(Wake::Reread);
     }
 }
@@ -145,7 +145,7 @@ impl Handle {
 ///
 /// # Errors
 /// When no thread can be made.
-pub fn start(dir: PathBuf, send: impl Fn(Update) -> bool + Send + 'static) -> io::Result<Handle> {
+pub(crate) fn start(dir: PathBuf, send: impl Fn(Update) -> bool + Send + 'static) -> io::Result<Handle> {
     let (wake, wakes) = mpsc::channel();
     let handle = Handle(wake.clone());
     std::thread::Builder::new().name("manifests".into()).spawn(move || run(dir, &wake, &wakes, &send))?;
@@ -187,12 +187,12 @@ fn run(dir: PathBuf, wake: &mpsc::Sender<Wake>, wakes: &mpsc::Receiver<Wake>, se
 impl DirSource {
     /// A source that has seen nothing yet and is due for a scan at `now`.
     #[must_use]
-    pub fn new(dir: PathBuf, now: Instant) -> Self {
+    pub(crate) fn new(dir: PathBuf, now: Instant) -> Self {
         Self { dir, known: BTreeMap::new(), due: BTreeMap::new(), rescan_at: now, unreadable: false, whole: true }
     }
 
     /// Makes the scan that is due now read every file.
-    pub fn reread(&mut self, now: Instant) {
+    pub(crate) fn reread(&mut self, now: Instant) {
         self.whole = true;
         self.rescan_at = now;
     }
@@ -252,7 +252,7 @@ impl DirSource {
     }
 
     /// Does what is due at `now`.
-    pub fn step(&mut self, now: Instant) -> Vec<Update> {
+    pub(crate) fn step(&mut self, now: Instant) -> Vec<Update> {
         let scan = now >= self.rescan_at;
         if !scan && self.due.values().all(|due| due.at > now) {
             return Vec::new();

@@ -6,7 +6,7 @@ use super::MAX_FILE;
 
 /// One object of a file.
 #[derive(Debug, Clone)]
-pub struct Declared {
+pub(crate) struct Declared {
     /// The object, admitted, with its defaults.
     pub object: Object,
 }
@@ -14,14 +14,14 @@ pub struct Declared {
 impl Declared {
     /// Kind, namespace and name as one text.
     #[must_use]
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         self.object.key().to_string()
     }
 }
 
 /// Why a file is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The first thing wrong, where a place can be named.
     pub at: Option<Location>,
     /// What is wrong; several things are separated by `; `.
@@ -36,7 +36,7 @@ impl Problem {
 
 /// What bytes turned out to be.
 #[derive(Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// Every document is an object that can be taken.
     Good(Vec<Declared>),
     /// At least one is not; none of the file is taken.
@@ -45,7 +45,7 @@ pub enum Content {
 
 /// Reads and admits every document. A file is one whole: one bad document makes all of it bad.
 #[must_use]
-pub fn parse(bytes: &[u8]) -> Content {
+pub(super) fn parse(bytes: &[u8]) -> Content {
     let limits = Limits { max_bytes: usize::try_from(MAX_FILE).unwrap_or(usize::MAX), ..Limits::default() };
     let documents = match read_documents(bytes, &limits) {
         Ok(documents) => documents,
@@ -67,8 +67,12 @@ pub fn parse(bytes: &[u8]) -> Content {
             }
             Err(mut errors) => {
                 document.locate_all(&mut errors);
-                let at = errors.iter().find_map(|error| error.location);
+                let at = errors.first().and_then(|error| error.location);
                 let at = at.or(Some(Location { line: document.first_line, column: 1 }));
+                // The first one's place is the problem's own.
+                if let Some(first) = errors.first_mut() {
+                    first.location = None;
+                }
                 let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 return Content::Bad(Problem { at, message });
             }
