@@ -103,6 +103,11 @@ impl Desired {
         self.objects.values()
     }
 
+    /// Every identity, in order.
+    pub fn uids(&self) -> impl Iterator<Item = &Uid> {
+        self.uids.keys()
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.objects.len()

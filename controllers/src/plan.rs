@@ -69,12 +69,11 @@ pub struct StartBudget {
 
 /// Decides for every object that is declared, observed or remembered.
 pub fn plan(desired: &Desired, observed: &Observed, records: &Records, now: &Now, limit: usize) -> Plan {
-    let uids: BTreeSet<&Uid> = desired
-        .iter()
-        .map(|declared| &declared.uid)
-        .chain(observed.containers.keys())
-        .chain(records.keys())
-        .collect();
+    // Three sorted runs, which a stable sort merges.
+    let mut uids: Vec<&Uid> =
+        desired.uids().chain(observed.containers.keys()).chain(records.keys()).collect();
+    uids.sort();
+    uids.dedup();
     plan_some(desired, observed, records, now, limit, uids)
 }
 
