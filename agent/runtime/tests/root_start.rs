@@ -373,6 +373,16 @@ fn root_the_groups_of_a_running_container_are_killed_whole() {
 }
 
 #[test]
+fn root_devices_of_the_host_cannot_be_opened() {
+    // The kernel's log and the loop control: made, because CAP_MKNOD is usual, but not opened.
+    let mut case = Case::new(&["node:/dev/kmsg2=1=11", "node:/tmp/loop=10=237", "node:/tmp/null=1=3"]);
+    let a = case.run();
+    assert_eq!(a.one("node:/dev/kmsg2=1=11"), "ok 1");
+    assert_eq!(a.one("node:/tmp/loop=10=237"), "ok 1");
+    assert_eq!(a.one("node:/tmp/null=1=3"), "ok ok");
+}
+
+#[test]
 fn root_masked_and_read_only_paths_hold() {
     let mut case = Case::new(&[
         "ls:/proc/acpi",

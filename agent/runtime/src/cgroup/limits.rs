@@ -5,7 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxDeviceType, LinuxResources};
 use rustix::io::Errno;
 
-use super::{CgroupError, Cgroups, Hierarchy, write};
+use super::{CgroupError, Cgroups, Hierarchy, device_program, write};
 use crate::error::CompileError;
 
 /// The period of processor quotas, in microseconds.
@@ -26,7 +26,7 @@ pub struct Limits {
     pub cpu_period_us: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
-    /// Further device access, beside the default; later rules win. Version 1 only.
+    /// Further device access, beside the default; later rules win.
     pub devices: Vec<DeviceRule>,
 }
 
@@ -187,8 +187,20 @@ pub(super) fn apply(groups: &Cgroups, uid: &str, limits: &Limits, new: bool) -> 
     if let (Some(h), Some(pids)) = (groups.with("pids"), limits.pids) {
         write(&groups.group(h, uid).join("pids.max"), &pids.to_string())?;
     }
-    if let Some(h) = groups.with("devices").filter(|h| !h.v2 && new) {
-        devices_v1(&groups.group(h, uid), &limits.devices)?;
+    if new {
+        match (groups.with("devices"), groups.v2()) {
+            (Some(h), _) if !h.v2 => devices_v1(&groups.group(h, uid), &limits.devices)?,
+            (_, Some(h)) => {
+                let rules: Vec<DeviceRule> = DEFAULT_DEVICES
+                    .iter()
+                    .map(|rule| DeviceRule { allow: true, rule: (*rule).to_owned() })
+                    .chain(limits.devices.iter().cloned())
+                    .collect();
+                device_program::attach(&groups.group(h, uid), &rules)?;
+            }
+            // A kernel without either cannot limit devices at all.
+            (_, None) => {}
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! Only groups under `stower-<instance>` are ever written or removed.
 
 mod detect;
+mod device_program;
 mod kill;
 mod limits;
 mod stats;
@@ -49,6 +50,19 @@ pub enum CgroupError {
     #[error("cgroup {}", path.display())]
     Io {
         /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Access to devices could not be limited.
+    #[error(
+        "the device program of cgroup {} cannot be attached; the agent needs CAP_BPF or CAP_SYS_ADMIN, and the kernel \
+         CONFIG_CGROUP_BPF",
+        path.display()
+    )]
+    DeviceProgram {
+        /// The group.
         path: PathBuf,
         /// Why.
         #[source]

@@ -120,3 +120,55 @@ fn root_a_group_is_killed_without_cgroup_kill() {
     groups.remove_root().unwrap();
     assert!(!dir.exists());
 }
+
+#[test]
+fn device_rules_are_taken_apart_or_refused() {
+    let rule = |text: &str| device_program::Rule::parse(&DeviceRule { allow: true, rule: text.to_owned() });
+    for good in ["a", "c *:* m", "b 7:0 rwm", "c 136:* rw"] {
+        assert!(rule(good).is_some(), "{good}");
+    }
+    for bad in ["", "x 1:3 r", "c", "c 1 r", "c 1:3", "c 1:x r", "c 1:3 rx", "b"] {
+        assert!(rule(bad).is_none(), "{bad}");
+    }
+}
+
+/// What is mounted as cgroup2 here, without any version 1 hierarchy: as on a machine that has only version 2.
+fn only_v2(instance: &str) -> Cgroups {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let v2: String = text.lines().filter(|l| l.contains(" - cgroup2 ")).map(|l| format!("{l}\n")).collect();
+    Cgroups::from_mountinfo(&v2, instance, None).expect("cgroup2 is mounted")
+}
+
+#[test]
+fn root_version_2_alone_holds_devices_by_a_program() {
+    let groups = only_v2(&format!("d{}", std::process::id()));
+    let rule = |allow, rule: &str| DeviceRule { allow, rule: rule.to_owned() };
+    // Zero may not be written, full may be made but not opened, the loop control is allowed beside the usual.
+    let devices = vec![rule(false, "c 1:5 w"), rule(false, "c 1:7 rw"), rule(true, "c 10:237 rw")];
+    let join = groups.create("u", &Limits { devices, ..Limits::default() }).unwrap();
+    let dir = join.v2.unwrap();
+    let script = "exec 2>/dev/null; echo $$ > GROUP/cgroup.procs
+        t() { if eval \"$2\"; then echo $1 yes; else echo $1 no; fi; }
+        t null-write 'echo x > /dev/null'; t zero-read 'true < /dev/zero'; t zero-write 'echo x > /dev/zero'
+        t full-read 'true < /dev/full'; t kmsg-read 'true < /dev/kmsg'
+        t make 'mknod GROUP.node c 1 7'; t loop-read 'true < /dev/loop-control'; rm -f GROUP.node";
+    let scratch = tempfile::tempdir().unwrap();
+    let script = script
+        .replace("GROUP.node", scratch.path().join("node").to_str().unwrap())
+        .replace("GROUP", dir.to_str().unwrap());
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    groups.remove("u").unwrap();
+    groups.remove_root().unwrap();
+    for line in [
+        "null-write yes",
+        "zero-read yes",
+        "zero-write no",
+        "full-read no",
+        "kmsg-read no",
+        "make yes",
+        "loop-read yes",
+    ] {
+        assert!(said.lines().any(|l| l == line), "{line}: {said}");
+    }
+}

@@ -43,8 +43,9 @@ fn prepare(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Result<Never, Failure> 
     enter_namespaces(job, ends.join)?;
 
     mounts::isolate(job.slave_propagation)?;
+    let binds = mounts::open_binds(job)?;
     let root = mounts::Root::attach(job)?;
-    mounts::attach_all(&root, job)?;
+    mounts::attach_all(&root, job, binds)?;
     mounts::protect(root.fd(), job)?;
     write_sysctls(job)?;
     let stdin = open_stdin(root.fd())?;

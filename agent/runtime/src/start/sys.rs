@@ -141,6 +141,50 @@ pub(crate) fn personality(domain: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Loads a program that decides on access to devices, and attaches it to a cgroup2 group.
+pub(crate) fn attach_device_program(group: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+    // linux/bpf.h; the kernel takes the rest of its structure as zero.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+    }
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+    }
+    const PROG_LOAD: libc::c_int = 5;
+    const PROG_ATTACH: libc::c_int = 8;
+    const TYPE_CGROUP_DEVICE: u32 = 15;
+    const ATTACH_CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    let load = Load {
+        kind: TYPE_CGROUP_DEVICE,
+        count: u32::try_from(program.len()).unwrap_or(u32::MAX),
+        instructions: program.as_ptr().addr() as u64,
+        license: c"Apache-2.0".as_ptr().addr() as u64,
+    };
+    // SAFETY: the structure, the instructions and the license live through the call, with the sizes given.
+    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) })?;
+    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has returned a new descriptor that nobody else owns.
+    let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
+    let attach = Attach {
+        target: group.as_raw_fd().cast_unsigned(),
+        program: loaded.as_raw_fd().cast_unsigned(),
+        kind: ATTACH_CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: the structure lives through the call and has the size given.
+    check(unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attach, size_of::<Attach>()) })?;
+    Ok(())
+}
+
 /// Gives this process a cgroup namespace with its present groups as root.
 pub(crate) fn unshare_cgroup() -> io::Result<()> {
     // SAFETY: this flag concerns no memory and no descriptors.

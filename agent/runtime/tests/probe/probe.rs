@@ -20,6 +20,7 @@ unsafe extern "C" {
     fn getgid() -> u32;
     fn getgroups(size: c_int, list: *mut u32) -> c_int;
     fn umask(mask: u32) -> u32;
+    fn mknod(path: *const c_char, mode: u32, device: u64) -> c_int;
     fn raise(signal: c_int) -> c_int;
 }
 
@@ -108,6 +109,15 @@ fn answer(question: &str) {
             }
         }
         "write" => println!("{}", result(fs::write(of, "x"))),
+        "node" => {
+            // As PATH=MAJOR=MINOR, a character device; then it is opened.
+            let mut parts = of.split('=');
+            let path = CString::new(parts.next().unwrap()).unwrap();
+            let number = |p: Option<&str>| p.unwrap().parse::<u64>().unwrap();
+            let (major, minor) = (number(parts.next()), number(parts.next()));
+            let made = unsafe { mknod(path.as_ptr(), 0o020_666, major << 8 | minor) };
+            println!("{} {}", errno(made.into()), result(fs::File::open(path.to_str().unwrap())));
+        }
         "mkdir" => println!("{}", result(fs::create_dir(of))),
         "call" => println!("{}", call(of)),
         "id" => unsafe {
