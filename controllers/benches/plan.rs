@@ -87,7 +87,7 @@ fn after_boot(bencher: Bencher<'_, '_>, count: usize) {
     bencher.bench(|| plan(black_box(&node.desired), &node.observed, &node.records, &now, START_CONCURRENCY));
 }
 
-/// One container has exited: a plan of that one.
+/// A plan of one container, which runs as declared.
 #[divan::bench(args = NODES)]
 fn one_of(bencher: Bencher<'_, '_>, count: usize) {
     let node = node(count);
