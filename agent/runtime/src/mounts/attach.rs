@@ -65,16 +65,34 @@ impl Root {
     }
 }
 
+/// Copies of the host's trees that are to be mounted, one place for each mount of the job. They are taken before
+/// the root is attached, which would cover what lies in the run directory and become a part of every copy around it.
+pub(crate) fn open_binds(job: &Job) -> Result<Vec<Option<OwnedFd>>, Failure> {
+    let open = |mount: &MountJob| match &mount.source {
+        MountSource::Bind { path, recursive } => {
+            tree::bind(&format!("mount {}", mount.destination), path, *recursive).map(Some)
+        }
+        _ => Ok(None),
+    };
+    job.mounts.iter().map(open).collect()
+}
+
 /// Attaches every mount of the job in order.
-pub(crate) fn attach_all(root: &Root, job: &Job) -> Result<(), Failure> {
-    for mount in &job.mounts {
+pub(crate) fn attach_all(root: &Root, job: &Job, binds: Vec<Option<OwnedFd>>) -> Result<(), Failure> {
+    for (mount, bind) in job.mounts.iter().zip(binds) {
         let stage = format!("mount {}", mount.destination);
-        attach(root.fd(), job, mount, &stage)?;
+        attach(root.fd(), job, mount, bind, &stage)?;
     }
     Ok(())
 }
 
-fn attach(root: BorrowedFd<'_>, job: &Job, mount: &MountJob, stage: &str) -> Result<(), Failure> {
+fn attach(
+    root: BorrowedFd<'_>,
+    job: &Job,
+    mount: &MountJob,
+    bind: Option<OwnedFd>,
+    stage: &str,
+) -> Result<(), Failure> {
     let attrs = &mount.attrs;
     let tree = match &mount.source {
         MountSource::Fs { fstype, source, data } => {
@@ -90,7 +108,9 @@ fn attach(root: BorrowedFd<'_>, job: &Job, mount: &MountJob, stage: &str) -> Res
             }
             Tree::Detached(fd)
         }
-        MountSource::Bind { path, recursive } => Tree::Detached(tree::bind(stage, path, *recursive)?),
+        MountSource::Bind { path, recursive } => {
+            Tree::Detached(bind.map_or_else(|| tree::bind(stage, path, *recursive), Ok)?)
+        }
         MountSource::Tree(rootfs) => tree::from_rootfs(stage, rootfs, job.legacy_overlay)?,
         MountSource::Cgroup => return super::protect::cgroup(root, job, mount, stage),
     };

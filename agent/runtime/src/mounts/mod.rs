@@ -12,7 +12,7 @@ mod path;
 mod protect;
 mod tree;
 
-pub(crate) use attach::{Root, attach_all, isolate};
+pub(crate) use attach::{Root, attach_all, isolate, open_binds};
 pub(crate) use path::{open_dir_making, open_inside};
 pub(crate) use protect::protect;
 pub(crate) use tree::fd_path;
