@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::Case;
 use oci_spec::runtime::LinuxNamespaceType;
 use stower_runtime::caps;
-use stower_runtime::cgroup::Limits;
+use stower_runtime::cgroup::{Cgroups, Limits};
 use stower_runtime::seccomp::Filter;
 use stower_runtime::start::{Runtime, Started};
 
@@ -53,6 +53,7 @@ struct Series {
     first: Vec<f64>,
     returned: Vec<f64>,
     cpu: Vec<f64>,
+    groups: Vec<f64>,
 }
 
 fn children_cpu() -> f64 {
@@ -84,11 +85,10 @@ fn case(stamp: &Path, host_network: bool) -> Case {
     case
 }
 
-fn ours(stamp: &Path, host_network: bool, series: &mut Series) {
+fn ours(stamp: &Path, host_network: bool, cgroups: &Cgroups, series: &mut Series) {
     let mut case = case(stamp, host_network);
+    case.cgroups = cgroups.clone();
     let runtime = Runtime::new().unwrap();
-    // The agent's own top groups are there since its first container.
-    case.cgroups.create("before", &Limits::default()).unwrap();
     std::thread::sleep(Duration::from_millis(80));
     let cpu = children_cpu();
     let begin = now();
@@ -105,13 +105,13 @@ fn ours(stamp: &Path, host_network: bool, series: &mut Series) {
             },
         )
         .unwrap();
+    series.groups.push((now() - begin) as f64 / 1e6);
     let started = runtime.start(&case.request).unwrap();
     let returned = now();
     case.started = Some(started);
     let (_, log) = case.finish();
     Started::reap_shim(&case.started().shim_pidfd);
     let first = u64::from_str_radix(log.trim(), 16).unwrap();
-    case.cgroups.remove("before").unwrap();
     series.first.push((first - begin) as f64 / 1e6);
     series.returned.push((returned - begin) as f64 / 1e6);
     series.cpu.push(children_cpu() - cpu);
@@ -157,18 +157,22 @@ fn main() {
         name("stower, host network"),
     ];
     let base = case(&stamp, false);
+    // The agent's own top groups are there since its first container.
+    let cgroups = Cgroups::detect(&format!("bench{}", std::process::id()), None).unwrap();
+    cgroups.create("first", &Limits::default()).unwrap();
     for round in 0..rounds + 2 {
         if let Some(program) = &program {
             floor(program, "nctsd", &base, &mut all[0]);
             floor(program, "ctsd", &base, &mut all[1]);
         }
-        ours(&stamp, false, &mut all[2]);
-        ours(&stamp, true, &mut all[3]);
+        ours(&stamp, false, &cgroups, &mut all[2]);
+        ours(&stamp, true, &cgroups, &mut all[3]);
         if round == 1 {
             // Two rounds to warm up.
             all.iter_mut().for_each(|s| *s = Series { name: s.name.clone(), ..Series::default() });
         }
     }
+    cgroups.remove("first").and_then(|()| cgroups.remove_root()).unwrap();
     println!(
         "{:<22} {:>9} {:>7} {:>7} {:>9} {:>7} {:>6}",
         "ms", "first ins", "p95", "min", "returned", "cpu", "ratio"
@@ -187,5 +191,8 @@ fn main() {
             percentile(&s.cpu, 50),
             ratio
         );
+        if !s.groups.is_empty() {
+            println!("{:<22} {:>9.2}", "  making the groups", percentile(&s.groups, 50));
+        }
     }
 }

@@ -800,3 +800,35 @@ fn root_a_starter_that_cannot_run_is_named() {
     case.request.programs.starter = "/bin/true".into();
     assert!(matches!(case.try_start(), Err(StartError::StarterLost(_))));
 }
+
+#[test]
+fn root_the_shim_stands_outside_of_the_agent_and_the_container() {
+    let mut case = Case::new(&["wait"]);
+    case.start();
+    let shim = case.started().record.shim_pid;
+    let groups = fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap();
+    assert!(groups.lines().all(|l| l.ends_with("/shims")), "{groups}");
+    let stat = fs::read_to_string(format!("/proc/{shim}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_eq!(
+        fields[1],
+        std::process::id().to_string(),
+        "a child of this process, so that it can be reaped"
+    );
+    assert_eq!(fields[3], shim.to_string(), "the leader of a session of its own");
+    let init = fs::read_to_string(format!("/proc/{}/cgroup", case.init_pid())).unwrap();
+    assert!(init.lines().all(|l| l.ends_with(&format!("/c/{}", case.uid))), "{init}");
+}
+
+#[test]
+fn root_a_start_that_takes_too_long_is_ended() {
+    let mut case = Case::new(&["pid"]);
+    // Reads the job and says nothing.
+    case.request.programs.starter = "/bin/cat".into();
+    case.request.deadline = std::time::Duration::from_millis(50);
+    let error = case.try_start().unwrap_err();
+    assert!(matches!(error, StartError::Timeout(_)), "{}", chain(&error));
+    let children =
+        fs::read_to_string(format!("/proc/self/task/{}/children", rustix::thread::gettid().as_raw_nonzero()));
+    assert_eq!(children.unwrap_or_default(), "", "it is killed and reaped");
+}

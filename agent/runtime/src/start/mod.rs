@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -86,7 +86,7 @@ impl Runtime {
             .stdout(Stdio::null())
             .spawn()
             .map_err(spawn_error)?;
-        let shim_pidfd = match pidfd_of(&starter) {
+        let mut shim_pidfd = match pidfd_of(&starter) {
             Ok(fd) => fd,
             Err(e) => {
                 let _ = starter.kill();
@@ -94,21 +94,34 @@ impl Runtime {
                 return Err(spawn_error(e));
             }
         };
-        let answer = wire::send_job(&mut ours, &message).and_then(|()| {
-            if readable(&ours, request.deadline)? { wire::read_answer(&ours).map(Some) } else { Ok(None) }
-        });
+        let until = Instant::now() + request.deadline;
+        let mut answer = wire::send_job(&mut ours, &message).and_then(|()| answer_within(&ours, until));
+        if let Ok(Some((Answer::Moved, moved))) = answer {
+            // It ends at once; its end is not waited for by anything but this.
+            let _ = starter.wait();
+            answer = match moved {
+                Some(pidfd) => {
+                    shim_pidfd = pidfd;
+                    answer_within(&ours, until)
+                }
+                None => Err(io::ErrorKind::InvalidData.into()),
+            };
+        }
         let error = match answer {
             Ok(Some((Answer::Started(record), Some(init_pidfd)))) => {
                 return Ok(Started { record, shim_pidfd, init_pidfd });
             }
             Ok(Some((Answer::Failed(failure), _))) => StartError::Failed(failure),
-            Ok(Some((Answer::Started(_), None))) => {
+            Ok(Some((Answer::Started(_) | Answer::Moved, _))) => {
                 StartError::StarterLost(io::ErrorKind::InvalidData.into())
             }
             Ok(None) => StartError::Timeout(request.deadline),
             Err(e) => StartError::StarterLost(e),
         };
         let _ = rustix::process::pidfd_send_signal(&shim_pidfd, Signal::KILL);
+        if proc::wait(&shim_pidfd, None).is_ok() {
+            Started::reap_shim(&shim_pidfd);
+        }
         let _ = starter.wait();
         if !matches!(error, StartError::Failed(_)) {
             // The first process ends by itself without its starter, unless it was told to go.
@@ -127,6 +140,8 @@ fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-fn readable(stream: &UnixStream, within: Duration) -> io::Result<bool> {
-    proc::wait(stream, Some(within))
+/// `None` when the time is over.
+fn answer_within(stream: &UnixStream, until: Instant) -> io::Result<Option<(Answer, Option<OwnedFd>)>> {
+    let left = until.saturating_duration_since(Instant::now());
+    if proc::wait(stream, Some(left))? { wire::read_answer(stream).map(Some) } else { Ok(None) }
 }

@@ -27,7 +27,6 @@ pub fn main() -> std::process::ExitCode {
     let agent = unsafe { sys::adopt_fd(0) };
     // Away from whatever the agent had open or was a part of. Both cannot fail for a fresh child of a sound agent.
     let _ = sys::close_from(3);
-    let _ = rustix::process::setsid();
     let _ = sys::signal_mask(SignalMask::OnlyChild);
     let (job, filter) = match wire::read_job(&agent) {
         Ok(read) => read,
@@ -36,6 +35,11 @@ pub fn main() -> std::process::ExitCode {
             return std::process::ExitCode::FAILURE;
         }
     };
+    if let Err(e) = move_to_shims(&job, &agent) {
+        answer(&agent, &Answer::Failed(Failure::errno("cgroup", "entering the shims' group", e)), None);
+        return std::process::ExitCode::FAILURE;
+    }
+    let _ = rustix::process::setsid();
     match start(&job, &filter, &agent) {
         Ok(never) => match never {},
         Err(failure) => {
@@ -46,6 +50,21 @@ pub fn main() -> std::process::ExitCode {
 }
 
 enum Never {}
+
+/// On version 2, goes on as a clone inside the shims' group. Moving a process there would wait for an RCU grace period
+/// while it holds the lock that every other start needs.
+fn move_to_shims(job: &Job, agent: &OwnedFd) -> io::Result<()> {
+    let Some(group) = &job.cgroup.shim_v2 else { return Ok(()) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let group = rustix::fs::open(group, flags, Mode::empty())?;
+    match sys::clone3(libc::CLONE_PARENT, 0, Some(group.as_fd()))? {
+        Cloned::Child => Ok(()),
+        Cloned::Parent(_, pidfd) => {
+            answer(agent, &Answer::Moved, Some(&pidfd));
+            sys::exit_now(0)
+        }
+    }
+}
 
 fn answer(agent: &OwnedFd, answer: &Answer, init: Option<&OwnedFd>) {
     // The agent may be gone; the container does not depend on it.
@@ -77,23 +96,19 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
         }
     };
     let (init_pid, started_at) = (record.init_pid, record.started_at.clone());
-    answer(agent, &Answer::Started(record), Some(&pidfd));
     join_shims(job);
+    answer(agent, &Answer::Started(record), Some(&pidfd));
     let failure = become_shim(job, prepared, init_pid, &pidfd, started_at);
     // No shim, no container: its output has no reader and its exit no reaper.
     kill(&pidfd);
     Err(failure)
 }
 
-/// Out of the agent's groups, so that whoever ends those leaves the shim alone. The container runs already, and a shim
-/// in the wrong group is better than none. On version 1 a process that writes itself into `tasks` waits for no grace
-/// period; on version 2 there is no such way, but nobody waits here.
+/// Out of the agent's groups of version 1, so that whoever ends those leaves the shim alone. The container runs already,
+/// and a shim in the wrong group is better than none. A process that writes itself into `tasks` waits for no grace period.
 fn join_shims(job: &Job) {
     for group in &job.cgroup.shim_v1 {
         let _ = init::write_existing(&group.join("tasks"), "0");
-    }
-    if let Some(group) = &job.cgroup.shim_v2 {
-        let _ = init::write_existing(&group.join("cgroup.procs"), "0");
     }
 }
 

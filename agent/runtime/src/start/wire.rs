@@ -18,9 +18,11 @@ use crate::record::ShimRecord;
 /// No message is longer, in bytes: arguments and environment of one exec are at most 2 MiB.
 const MAX_LEN: usize = 16 << 20;
 
-/// What the starter says at the end.
+/// What the starter says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
+    /// The starter goes on as another process, a child of the agent too, whose pidfd comes along. The first one ends.
+    Moved,
     /// The command is executing; the pidfd of its process comes along.
     Started(ShimRecord),
     /// Nothing is left of the attempt.
@@ -63,9 +65,12 @@ pub(super) fn send_job(stream: &mut UnixStream, message: &[u8]) -> io::Result<()
     stream.write_all(message)
 }
 
-/// One message of JSON, with the pidfd if there is one.
+/// `[u32 length][JSON]`, with the pidfd if there is one.
 pub(super) fn write_answer(agent: &OwnedFd, answer: &Answer, pidfd: Option<&OwnedFd>) -> io::Result<()> {
-    let bytes = serde_json::to_vec(answer)?;
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, answer)?;
+    let len = u32::try_from(bytes.len() - 4).map_err(|_| too_long())?;
+    bytes[..4].copy_from_slice(&len.to_le_bytes());
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = pidfd.map(|fd| [fd.as_fd()]);
@@ -76,39 +81,35 @@ pub(super) fn write_answer(agent: &OwnedFd, answer: &Answer, pidfd: Option<&Owne
     Ok(())
 }
 
-/// Reads the answer; the end of the stream without one is an error.
-pub(super) fn read_answer(stream: &UnixStream) -> io::Result<(Answer, Option<OwnedFd>)> {
-    let mut bytes = Vec::new();
+/// Reads one answer; the end of the stream without one is an error.
+pub(super) fn read_answer(mut stream: &UnixStream) -> io::Result<(Answer, Option<OwnedFd>)> {
+    let mut len = [0; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let parts = &mut [io::IoSliceMut::new(&mut len)];
+        match rustix::net::recvmsg(stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
     let mut pidfd = None;
-    let mut chunk = vec![0u8; 16 << 10];
-    loop {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = match rustix::net::recvmsg(
-            stream,
-            &mut [io::IoSliceMut::new(&mut chunk)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        ) {
-            Ok(received) => received,
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(e) => return Err(e.into()),
-        };
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                pidfd = fds.last().or(pidfd);
-            }
-        }
-        if received.bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes.extend_from_slice(&chunk[..received.bytes]);
-        match serde_json::from_slice(&bytes) {
-            Ok(answer) => return Ok((answer, pidfd)),
-            Err(e) if e.is_eof() && bytes.len() < MAX_LEN => {}
-            Err(e) => return Err(e.into()),
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            pidfd = fds.last().or(pidfd);
         }
     }
+    if received == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    stream.read_exact(&mut len[received..])?;
+    let len = usize::try_from(u32::from_le_bytes(len)).map_err(|_| too_long())?;
+    if len > MAX_LEN {
+        return Err(too_long());
+    }
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes)?;
+    Ok((serde_json::from_slice(&bytes)?, pidfd))
 }
 
 fn too_long() -> io::Error {
