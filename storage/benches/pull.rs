@@ -13,7 +13,7 @@ use support::{Flavour, Registry, image, storage_in};
 
 const LAYERS: usize = 6;
 const LAYER_BYTES: usize = 42 << 20;
-const RUNS: usize = 5;
+const RUNS: usize = 3;
 
 /// Real files, as `tar` writes them, about `LAYER_BYTES` a layer.
 fn layers() -> Vec<Vec<u8>> {

@@ -172,7 +172,7 @@ async fn root_a_blob_that_rotted_here_is_fetched_again() {
     let registry = Registry::start();
     let (dir, storage) = storage(&[&registry.host]);
     let (base, top) = (tar(&[("a", &noise(50_000, 4))]), tar(&[("b", b"b")]));
-    let one = image("linux/amd64", &[base.clone()], Flavour::OciTar);
+    let one = image("linux/amd64", std::slice::from_ref(&base), Flavour::OciTar);
     registry.push("rot", "1", &one).await;
     registry.push("rot", "2", &image("linux/amd64", &[top, base], Flavour::OciTar)).await;
     storage.pull(&reference(&registry.name("rot:1")), PullRequest::default()).await.unwrap();

@@ -39,6 +39,6 @@ fn the_best_that_runs_is_picked() {
 #[test]
 fn the_host_runs_its_own() {
     let host = Platform::host();
-    assert_eq!(host.fit(&Platform::new("linux", std::env::consts::ARCH, None)).is_some(), true);
+    assert!(host.fit(&Platform::new("linux", std::env::consts::ARCH, None)).is_some());
     assert_eq!(host.fit(&Platform::new("linux", "s390x", None)), None);
 }

@@ -104,7 +104,7 @@ fn limits_hold() {
     let layers = |sizes: &[u64]| {
         let mut value = good();
         let entries = sizes.iter().enumerate().map(
-            |(at, size)| json!({ "mediaType": OCI_LAYER, "digest": Digest::of(&[at as u8]), "size": size }),
+            |(at, size)| json!({ "mediaType": OCI_LAYER, "digest": Digest::of(at.to_string().as_bytes()), "size": size }),
         );
         value["layers"] = entries.collect();
         value

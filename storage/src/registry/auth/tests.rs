@@ -23,7 +23,7 @@ fn challenges_are_read() {
         scope: Some("repository:library/a:pull,push".into()),
     };
     let text = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/a:pull,push""#;
-    assert_eq!(challenges(&headers(&[text])), [bearer.clone()]);
+    assert_eq!(challenges(&headers(&[text])), std::slice::from_ref(&bearer));
     // Bearer is preferred, in whichever order and in however many headers they come.
     assert_eq!(challenges(&headers(&[r#"Basic realm="x""#, text])), [bearer.clone(), Challenge::Basic]);
     assert_eq!(
