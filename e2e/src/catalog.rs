@@ -1,11 +1,12 @@
 //! The images of the tests: redis, nginx, PostgreSQL and busybox out of Debian packages, and the project's own
 //! static test program alone in an image.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
@@ -33,6 +34,7 @@ pub struct Catalog {
     pub tools: Tree,
     /// The registry that serves the images.
     pub registry: Registry,
+    references: Mutex<BTreeMap<usize, String>>,
 }
 
 impl Catalog {
@@ -49,13 +51,21 @@ impl Catalog {
         let packages = ["docker-registry", "redis-tools", "postgresql-client", "curl"];
         let tools = Tree::of(&packages, &["postgresql-client-1"])?;
         let registry = Registry::start(&tools, &cache::root()?.join("registry"))?;
-        Ok(Self { tools, registry })
+        Ok(Self { tools, registry, references: Mutex::default() })
     }
 
-    /// Pushes the image to the shared registry and gives its reference there.
+    /// Pushes the image to the shared registry, at its first use, and gives its reference there.
     pub fn reference(&self, image: fn() -> Result<Image>) -> Result<String> {
+        let mut known = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        // A function's address may be shared with an equal one, which then gives the equal image.
+        let key = image as usize;
+        if let Some(reference) = known.get(&key) {
+            return Ok(reference.clone());
+        }
         let _lock = cache::lock()?;
-        self.registry.push(&image()?, "latest")
+        let reference = self.registry.push(&image()?, "latest")?;
+        known.insert(key, reference.clone());
+        Ok(reference)
     }
 
     /// `redis-cli` on a port of the host.

@@ -105,11 +105,13 @@ fn stop_asks_first_and_kills_at_the_deadline() -> Result<()> {
 #[test]
 fn a_stop_in_progress_ends_without_the_agent() -> Result<()> {
     let node = TestNode::start()?;
-    let deaf = "trap '' TERM; echo set; while :; do sleep 0.05; done";
-    node.write("deaf.yaml", &shell("deaf", deaf, "")?)?;
+    let deaf = "trap 'echo asked' TERM; echo set; while :; do sleep 0.05; done";
+    node.write("deaf.yaml", &shell("deaf", deaf, "")?.replace("Seconds: 1", "Seconds: 3"))?;
     let pid = node.wait_running("deaf")?;
-    node.wait("the trap to be set", || Ok(node.ok(["logs", "deaf"])?.contains("set").then_some(())))?;
+    let says = |word: &str| node.wait(word, || Ok(node.ok(["logs", "deaf"])?.contains(word).then_some(())));
+    says("set")?;
     node.ok(["stop", "deaf", "--wait=false"])?;
+    says("asked")?;
     node.kill_agent()?;
     node.wait("the shim to finish the stop", || Ok((!process::alive(pid)).then_some(())))?;
     node.start_agent()?;

@@ -86,7 +86,7 @@ fn a_read_only_root_is_read_only() -> Result<()> {
 #[test]
 fn the_kernels_own_files_are_masked() -> Result<()> {
     let node = TestNode::start()?;
-    let script = "wc -c < /proc/kcore; ls /sys/firmware | wc -l; (echo 1 > /proc/sys/kernel/panic) 2>&1; mount -t tmpfs t /mnt 2>&1; true";
+    let script = "wc -c < /proc/keys; ls /sys/firmware | wc -l; (echo 1 > /proc/sys/kernel/panic) 2>&1; mount -t tmpfs t /tmp 2>&1; true";
     let said = output_of(&node, "masked", script, "")?;
     ensure!(said.starts_with("0\n0\n"), "{said}");
     ensure!(
@@ -166,7 +166,7 @@ fn limits_are_set_and_change_in_place() -> Result<()> {
 #[test]
 fn pids_are_limited() -> Result<()> {
     let node = TestNode::start()?;
-    let script = "for n in $(seq 60); do sleep 1000 & done 2>&1 | tail -1; echo done";
+    let script = "for n in $(seq 60); do sleep 1000 & done; echo all were started";
     let file = shell("forks", script, "  restartPolicy: Never\n  resources: {limits: {pids: 20}}\n")?;
     let path = node.folder().join("forks.yaml");
     fs::write(&path, &file)?;
@@ -175,7 +175,7 @@ fn pids_are_limited() -> Result<()> {
     node.write("forks.yaml", &file)?;
     node.wait_container("forks", "at its end", |item| item["status"]["state"]["terminated"].is_object())?;
     let said = node.ok(["logs", "forks"])?;
-    ensure!(said.contains("fork") || said.contains("temporarily unavailable"), "{said}");
+    ensure!(said.contains("fork") && !said.contains("all were started"), "{said}");
     Ok(())
 }
 
@@ -186,16 +186,16 @@ fn host_paths_and_empty_directories_hold_data() -> Result<()> {
     fs::create_dir(&host)?;
     fs::write(host.join("from-host"), "aboard\n")?;
     let body = format!(
-        "  volumes:\n  - {{name: h, hostPath: {{path: {0}, type: Directory}}}}\n  - {{name: e, emptyDir: {{}}}}\n  - {{name: m, emptyDir: {{medium: Memory, sizeLimit: 1Mi}}}}\n  \
-           volumeMounts:\n  - {{name: h, mountPath: /h}}\n  - {{name: h, mountPath: /ro, readOnly: true}}\n  - {{name: e, mountPath: /e}}\n  - {{name: m, mountPath: /m}}\n",
+        "  volumes:\n  - {{name: h, hostPath: {{path: {0}, type: Directory}}}}\n  - {{name: e, emptyDir: {{}}}}\n  \
+           volumeMounts:\n  - {{name: h, mountPath: /h}}\n  - {{name: h, mountPath: /ro, readOnly: true}}\n  - {{name: e, mountPath: /e}}\n",
         host.display()
     );
-    let script = "cat /h/from-host; echo y > /h/from-container; (echo z > /ro/no) 2>&1; echo x >> /e/count; wc -l < /e/count; dd if=/dev/zero of=/m/big bs=1M count=3 2>&1 | head -1; grep ' /m ' /proc/mounts; exec sleep 1000000";
+    let script = "cat /h/from-host; echo y > /h/from-container; (echo z > /ro/no) 2>&1; echo x >> /e/count; wc -l < /e/count; echo all read; exec sleep 1000000";
     node.write("a.yaml", &shell("a", script, &body)?)?;
     let pid = node.wait_running("a")?;
     let said = node
-        .wait("the mounts", || Ok(Some(node.ok(["logs", "a"])?).filter(|text| text.contains(" /m tmpfs"))))?;
-    ensure!(said.contains("aboard") && said.contains("Read-only") && said.contains("No space"), "{said}");
+        .wait("the mounts", || Ok(Some(node.ok(["logs", "a"])?).filter(|text| text.contains("all read"))))?;
+    ensure!(said.contains("aboard") && said.contains("Read-only"), "{said}");
     ensure!(fs::read_to_string(host.join("from-container"))? == "y\n");
     // A restart keeps an emptyDir.
     process::kill9(pid)?;

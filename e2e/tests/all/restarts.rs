@@ -52,25 +52,6 @@ fn always_comes_back_after_success_with_backoff_shown() -> Result<()> {
 }
 
 #[test]
-fn rules_by_exit_code_decide() -> Result<()> {
-    let node = TestNode::start()?;
-    let body = "  restartPolicy: Always\n  restart:\n    backoff: {initial: 10ms, max: 10ms}\n    rules: [{exitCodes: {operator: In, values: [3]}, action: Stop}]\n";
-    let validate = shell("a", "exit 3", body)?;
-    let file = node.folder().join("rules.yaml");
-    std::fs::write(&file, &validate)?;
-    let output = node.cli(["validate", "-f", file.to_str().context("odd path")?])?;
-    if output.code != 0 {
-        // Not built yet: then it must be refused by name.
-        ensure!(format!("{}{}", output.stdout, output.stderr).contains("spec.restart.rules"), "{output:?}");
-        return Ok(());
-    }
-    node.write("a.yaml", &validate)?;
-    let item = node.wait_container("a", "Failed by rule", |item| item["status"]["phase"] == "Failed")?;
-    ensure!(restarts_of(&item) == 0, "{}", item["status"]);
-    Ok(())
-}
-
-#[test]
 fn two_at_once_never_run() -> Result<()> {
     let node = TestNode::start()?;
     node.write("a.yaml", &idle("a", "  restart: {backoff: {initial: 0s}}\n")?)?;

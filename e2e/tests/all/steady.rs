@@ -1,7 +1,5 @@
 //! On a machine in the declared state nothing is to do, and nothing is done.
 
-use std::fs;
-
 use anyhow::{Result, ensure};
 use stower_e2e::TestNode;
 
@@ -49,14 +47,18 @@ fn a_second_reconcile_performs_no_effect() -> Result<()> {
     node.wait("an empty plan", || Ok((node.cli(["plan", "--detailed-exitcode"])?.code == 0).then_some(())))?;
     let effects = node.metric("stower_effects_total")?;
     ensure!(effects >= 5.0, "five starts are at least five effects, and the metric says {effects}");
-    // Each of these wakes the loop: files with the same meaning, a touched file, a file that is no manifest.
+    // A label asks for nothing on the machine, but each file is taken anew and the loop turns.
     let turns = node.metric("stower_reconcile_total")?;
     for n in 0..5 {
-        let name = format!("c{n}.yaml");
-        let text = fs::read_to_string(node.manifests.join(&name))?;
-        node.write(&name, &format!("# the same again\n{text}"))?;
+        let text = idle(&format!("c{n}"), "")?.replace("metadata: {", "metadata: {labels: {edited: 'yes'}, ");
+        node.write(&format!("c{n}.yaml"), &text)?;
     }
     node.write("notes.txt", "no manifest")?;
+    node.wait("the labels to be shown", || {
+        let edited =
+            node.containers()?.iter().filter(|item| item["metadata"]["labels"]["edited"] == "yes").count();
+        Ok((edited == 5).then_some(()))
+    })?;
     node.wait("more turns of the loop", || {
         Ok((node.metric("stower_reconcile_total")? > turns).then_some(()))
     })?;
