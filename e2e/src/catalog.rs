@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::debian::Tree;
 use crate::image::{Compression, Image, ImageBuilder};
 use crate::registry::Registry;
-use crate::{cache, process, requires};
+use crate::{cache, process, requires, teardown};
 
 /// Documentation and translations, which no test reads.
 const LEFT_OUT: [&str; 7] = [
@@ -48,6 +48,7 @@ impl Catalog {
     fn prepare() -> Result<Self> {
         requires::all()?;
         let _lock = cache::lock()?;
+        teardown::sweep()?;
         let packages = ["docker-registry", "redis-tools", "postgresql-client", "curl"];
         let tools = Tree::of(&packages, &["postgresql-client-1"])?;
         let registry = Registry::start(&tools, &cache::root()?.join("registry"))?;

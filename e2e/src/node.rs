@@ -62,7 +62,9 @@ impl NodeBuilder {
         if !self.no_registry {
             self.args.extend(["--insecure-registry".to_owned(), Catalog::get()?.registry.address.clone()]);
         }
-        let folder = tempfile::Builder::new().prefix("stower-e2e-").tempdir_in("/var/tmp")?;
+        let folder = tempfile::Builder::new()
+            .prefix(&teardown::prefix(std::process::id()))
+            .tempdir_in(teardown::PLACE)?;
         let node = TestNode {
             manifests: folder.path().join("manifests"),
             data: folder.path().join("data"),

@@ -59,6 +59,37 @@ pub fn instance(data_root: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// Where the folders of nodes are: on a disk, with room for long names in the paths of sockets.
+pub const PLACE: &str = "/var/tmp";
+
+/// How the names of the folders begin that a process makes for its nodes.
+pub fn prefix(pid: u32) -> String {
+    format!("stower-e2e-{pid}-")
+}
+
+/// Ends and removes the nodes of test processes that were killed before they could do so.
+pub fn sweep() -> Result<()> {
+    for entry in fs::read_dir(PLACE)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner =
+            name.strip_prefix("stower-e2e-").and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+        let Some(owner) = owner.filter(|pid| !process::alive(*pid)) else { continue };
+        let folder = entry.path();
+        // The agent's own lock names its process.
+        if let Some(agent) =
+            fs::read_to_string(folder.join("data/lock")).ok().and_then(|text| text.trim().parse().ok())
+            && fs::read(format!("/proc/{agent}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*folder.to_string_lossy()))
+        {
+            process::kill9(agent)?;
+        }
+        eprintln!("cleaning up {name}, which process {owner} left behind");
+        end(&folder.join("data"), &folder)?;
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    Ok(())
+}
+
 /// Ends all containers and shims of the agent with this data root, removes its cgroups and its mounts below `folder`.
 /// The agent itself must have ended.
 pub fn end(data_root: &Path, folder: &Path) -> Result<()> {

@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use stower_e2e::node::{condition, pid_of, uid_of};
-use stower_e2e::{TestNode, process};
+use stower_e2e::{TestNode, process, wait_long_for};
 
 use crate::support::{idle, shell};
 
@@ -231,21 +232,37 @@ fn other_mounts_at_the_directory_stop_nothing() -> Result<()> {
 }
 
 #[test]
+fn another_nodes_objects_are_left_alone() -> Result<()> {
+    let node = TestNode::builder().args(&["--node-name", "here"]).start()?;
+    node.write("theirs.yaml", &idle("theirs", "  nodeName: there\n")?)?;
+    node.write("ours.yaml", &idle("ours", "  nodeName: here\n")?)?;
+    let pid = node.wait_running("ours")?;
+    node.write("later.yaml", &idle("later", "")?)?;
+    node.wait_running("later")?;
+    ensure!(process::alive(pid));
+    let theirs = node.container("theirs")?;
+    ensure!(theirs.as_ref().and_then(pid_of).is_none(), "another node's container runs here: {theirs:?}");
+    Ok(())
+}
+
+#[test]
 fn twenty_thousand_files_work() -> Result<()> {
     let node = TestNode::start()?;
-    // Held by their node's name, so that nothing is started: it is the reading that is tested.
+    // They are another node's, so that nothing is started: it is the reading that is tested.
     for n in 0..20_000 {
         let text = idle(&format!("n{n}"), "  nodeName: another-node\n")?;
         fs::write(node.manifests.join(format!("n{n}.yaml")), text)?;
     }
     node.write("last.yaml", &idle("last", "")?)?;
-    let pid =
-        stower_e2e::wait_long_for("the last of 20,001 files", std::time::Duration::from_secs(300), || {
-            Ok(node.container("last")?.as_ref().and_then(pid_of))
-        })?;
+    // Asked for alone: a list of all would be most of the work.
+    let one = || -> Result<Option<u32>> {
+        Ok(pid_of(&serde_json::from_str(&node.ok(["get", "container", "last", "-o", "json"])?)?))
+    };
+    let pid = wait_long_for("the last of 20,001 files to run", Duration::from_secs(300), one)?;
+    ensure!(node.footprint().processes.len() == 2, "another node's containers run here");
     ensure!(node.metric("stower_source_files")? >= 20_001.0, "some files were not read");
     node.restart_agent()?;
-    ensure!(node.wait_running("last")? == pid);
+    ensure!(wait_long_for("the last one after a restart", Duration::from_secs(120), one)? == pid);
     node.remove("last.yaml")?;
-    node.wait_gone("last")
+    wait_long_for("the last one to be gone", Duration::from_secs(120), || Ok(one().is_err().then_some(())))
 }
