@@ -22,7 +22,7 @@ pub const SOCKET_ENV: &str = "STOWER_SOCKET";
 #[command(
     name = "stower",
     version,
-    propagate_version = false,
+    arg_required_else_help = true,
     disable_help_subcommand = true,
     max_term_width = 110
 )]
@@ -159,8 +159,8 @@ pub struct GetArgs {
     /// A kind (containers, ctr), names, or KIND/NAME; all containers by default
     #[arg(value_name = "KIND|NAME|KIND/NAME")]
     pub targets: Vec<String>,
-    /// How to print
-    #[arg(short, long, value_enum)]
+    /// How to print: wide, json, yaml or name
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<Output>,
     /// Only objects with these labels, as in `app=web,tier!=db,env in (a,b)`
     #[arg(short = 'l', long, value_name = "LABELS")]
@@ -246,11 +246,11 @@ pub struct ApplyArgs {
     /// Take the folders in a directory too
     #[arg(short = 'R', long)]
     pub recursive: bool,
-    /// Whether to change anything
-    #[arg(long, value_enum, default_value = "none", num_args = 0..=1, default_missing_value = "server", require_equals = true)]
+    /// Change nothing: only ask the agent whether it would [values: server, none]
+    #[arg(long, value_enum, value_name = "WHERE", hide_possible_values = true, hide_default_value = true, default_value = "none", num_args = 0..=1, default_missing_value = "server", require_equals = true)]
     pub dry_run: DryRun,
-    /// How to print what is there after it
-    #[arg(short, long, value_enum)]
+    /// How to print what is there after it: json, yaml or name
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<Output>,
     /// Wait until all of it is ready
     #[arg(long)]
@@ -301,8 +301,8 @@ pub struct DeleteArgs {
     /// Do not fail when an object is not there
     #[arg(long)]
     pub ignore_not_found: bool,
-    /// Whether to change anything
-    #[arg(long, value_enum, default_value = "none", num_args = 0..=1, default_missing_value = "server", require_equals = true)]
+    /// Change nothing: only ask the agent whether it would [values: server, none]
+    #[arg(long, value_enum, value_name = "WHERE", hide_possible_values = true, hide_default_value = true, default_value = "none", num_args = 0..=1, default_missing_value = "server", require_equals = true)]
     pub dry_run: DryRun,
     /// Waiting.
     #[command(flatten)]
@@ -337,8 +337,8 @@ pub struct StartArgs {
 /// `stower plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// How to print
-    #[arg(short, long, value_enum)]
+    /// How to print: json or yaml
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<DataOutput>,
     /// Exit with 2 when there is something to do
     #[arg(long)]
@@ -371,8 +371,8 @@ pub struct EventsArgs {
     /// Go on printing what happens
     #[arg(short, long)]
     pub watch: bool,
-    /// How to print
-    #[arg(short, long, value_enum)]
+    /// How to print: json or yaml
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<DataOutput>,
     /// Leave out the table's headings
     #[arg(long)]
@@ -385,8 +385,8 @@ pub struct ImagesArgs {
     /// Only those whose reference has this in it
     #[arg(value_name = "TEXT")]
     pub filter: Option<String>,
-    /// How to print
-    #[arg(short, long, value_enum)]
+    /// How to print: wide, json, yaml or name
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<Output>,
     /// Print digests only
     #[arg(short, long, conflicts_with = "output")]
@@ -456,8 +456,8 @@ pub struct VersionArgs {
     /// Do not ask the agent
     #[arg(long)]
     pub client: bool,
-    /// How to print
-    #[arg(short, long, value_enum)]
+    /// How to print: json or yaml
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<DataOutput>,
 }
 
