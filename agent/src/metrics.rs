@@ -37,8 +37,6 @@ pub(crate) struct Metrics {
     pub source_rescans: IntCounter,
     /// Images pulled, by result.
     pub pulls: IntCounterVec,
-    /// Bytes that came from registries.
-    pub pull_bytes: IntCounter,
     /// When the agent began, in seconds since the epoch.
     pub start_time: Gauge,
 }
@@ -117,7 +115,6 @@ impl Metrics {
                 Opts::new("stower_image_pulls_total", "Images pulled, by result."),
                 &["result"]
             )),
-            pull_bytes: add!(IntCounter::new("stower_image_pull_bytes_total", "Bytes that came from registries.")),
             start_time: add!(Gauge::new("stower_start_time_seconds", "When the agent began, since the epoch.")),
             registry,
         }

@@ -24,6 +24,8 @@ pub struct View {
     pub resource_version: u64,
     /// The objects.
     pub objects: rpds::RedBlackTreeMapSync<ObjectKey, Arc<ObjectView>>,
+    /// Objects whose name another one had first: shown in lists, and nothing else.
+    pub rejected: Arc<[Arc<ObjectView>]>,
 }
 
 /// One object as the local API shows it.
@@ -284,7 +286,7 @@ impl Node {
         resource_version: u64,
         requests: mpsc::Sender<Request>,
     ) -> Self {
-        let view = View { resource_version, objects: rpds::RedBlackTreeMapSync::new_sync() };
+        let view = View { resource_version, objects: rpds::RedBlackTreeMapSync::new_sync(), rejected: Arc::default() };
         Self {
             view: ArcSwap::from_pointee(view),
             changes: broadcast::channel(CHANGES_KEPT).0,
@@ -446,6 +448,7 @@ impl Node {
             Ok(digest) => ImageName::Digest(digest),
             Err(_) => ImageName::Reference(self.reference(reference)?),
         };
+        self.refuse_in_use(reference, &name)?;
         let removed = self.storage.remove_image(name).await.map_err(|error| match &error {
             RemoveError::NotFound(_) => ApiError { code: 404, reason: "NotFound", message: chain(&error) },
             _ => ApiError::internal(chain(&error)),
@@ -455,6 +458,34 @@ impl Node {
         let mut said = names.iter().map(|name| format!("untagged {name}")).collect::<Vec<_>>();
         said.push(format!("removed {} blobs and {} layers", removed.swept.blobs, removed.layers.len()));
         Ok(said.join("\n"))
+    }
+
+    /// An image that a container is to run stays, or its next start would have to fetch it.
+    fn refuse_in_use(&self, text: &str, name: &ImageName) -> Result<(), ApiError> {
+        let digest = match name {
+            ImageName::Digest(digest) => Some(digest.to_string()),
+            ImageName::Reference(reference) => {
+                let image = self.storage.image(reference).map_err(|error| ApiError::internal(chain(&error)))?;
+                image.map(|image| image.digest.to_string())
+            }
+        };
+        let Some(digest) = digest else { return Ok(()) };
+        let users: Vec<String> = self
+            .view()
+            .objects
+            .iter()
+            .filter(|(_, shown)| {
+                shown.object["status"]["image"].as_str().is_some_and(|image| image.ends_with(&digest))
+            })
+            .map(|(key, _)| key.to_string())
+            .collect();
+        if users.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::conflict(format!(
+            "image {text} is in use by {}; remove what declares it first",
+            users.join(", ")
+        )))
     }
 
     fn reference(&self, text: &str) -> Result<Reference, ApiError> {

@@ -150,6 +150,7 @@ fn list_or_watch(
     let items: Vec<Value> = view
         .objects
         .values()
+        .chain(view.rejected.iter())
         .filter(|object| selection.matches(object))
         .map(|object| shown(object))
         .collect();

@@ -59,7 +59,7 @@ pub(super) struct Memory {
 impl Memory {
     /// With these containers, at versions from 1.
     pub(super) fn with(names: &[&str]) -> Arc<Self> {
-        let view = View { resource_version: 0, objects: rpds::RedBlackTreeMapSync::new_sync() };
+        let view = View { resource_version: 0, objects: rpds::RedBlackTreeMapSync::new_sync(), rejected: Arc::default() };
         let memory = Self {
             view: ArcSwap::from_pointee(view),
             changes: broadcast::channel(64).0,
@@ -85,6 +85,7 @@ impl Memory {
         self.view.store(Arc::new(View {
             resource_version: object.resource_version,
             objects: view.objects.insert(object.key.clone(), object),
+            rejected: Arc::default(),
         }));
         let _ = self.changes.send(change);
     }
@@ -94,7 +95,7 @@ impl Memory {
         let last = view.objects.get(key)?;
         let version = view.resource_version + 1;
         let last = Arc::new(ObjectView { resource_version: version, ..(**last).clone() });
-        self.view.store(Arc::new(View { resource_version: version, objects: view.objects.remove(key) }));
+        self.view.store(Arc::new(View { resource_version: version, objects: view.objects.remove(key), rejected: Arc::default() }));
         let _ = self.changes.send(Change::Deleted(Arc::clone(&last)));
         Some(last)
     }

@@ -106,6 +106,10 @@ impl Effects {
         snapshots.prepare(&snapshot, Some(&image.chain_id)).map_err(|error| create(chain(&error)))?;
         let mounts = snapshots.activate(&snapshot).map_err(|error| create(chain(&error)))?;
         let root = root(&mounts.0).map_err(create)?;
+        // Each run has groups of its own: their counters begin at nothing, that a former one is gone is one more proof
+        // that no process of it is left, and the kernel ends at once what is cloned into a group that was ever killed
+        // (seen with 6.18: `cgroup.kill` counts, and the count is compared with that of the parent's group).
+        self.cgroups.remove(uid).map_err(|error| create(chain(&error)))?;
         let cgroup = self.cgroups.create(uid, &limits).map_err(|error| create(chain(&error)))?;
 
         let request = StartRequest {

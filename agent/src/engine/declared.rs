@@ -13,6 +13,7 @@ use super::Engine;
 use crate::{
     config::Config,
     effects::chain,
+    events::{EventType, EventView},
     journal::{Journal, JournalError, Syncer},
     node::{SourceIssue, SourceRef},
     paths::random_uuid,
@@ -34,6 +35,7 @@ pub(super) struct Sources {
     pub(super) local: SourceId,
     journals: BTreeMap<SourceId, Journal>,
     manifests: PathBuf,
+    node_name: String,
     allow_empty: bool,
     problems: BTreeMap<String, Problem>,
     pub(super) handle: Option<Handle>,
@@ -120,6 +122,7 @@ impl Sources {
             local: SourceId::new(LOCAL),
             journals,
             manifests: config.paths.manifests.clone(),
+            node_name: config.node_name.clone(),
             allow_empty: config.allow_empty,
             problems: BTreeMap::new(),
             handle: None,
@@ -184,6 +187,28 @@ impl Sources {
     }
 }
 
+/// A bad file has no object of its own to hang the news on, so the file itself is named.
+fn bad_file(name: &str, error: &str) -> EventView {
+    let now = Timestamp::now();
+    EventView {
+        namespace: "default".to_owned(),
+        kind: "File".to_owned(),
+        name: name.to_owned(),
+        type_: EventType::Warning,
+        reason: "FailedValidation".to_owned(),
+        message: format!("{error}; its last good objects are kept"),
+        count: 1,
+        first_seen: now,
+        last_seen: now,
+    }
+}
+
+/// Whether an object belongs to this machine. In a directory, one that names no node does.
+fn is_for(object: &Object, node: &str) -> bool {
+    let Object::Container(container) = object else { return false };
+    container.spec.node_name.as_deref().is_none_or(|name| name == node)
+}
+
 fn fresh() -> Uid {
     Uid::new(random_uuid()).expect("a UUID is a valid UID")
 }
@@ -220,7 +245,9 @@ impl Engine {
                     sources.problems.remove(&name);
                     let state = match update {
                         FileUpdate::Good(objects) => {
-                            let objects = objects.into_iter().map(|declared| Arc::new(declared.object)).collect();
+                            let objects = objects.into_iter().map(|declared| declared.object);
+                            let objects = objects.filter(|object| is_for(object, &sources.node_name));
+                            let objects = objects.map(Arc::new).collect();
                             Some(FileState::Good(objects))
                         }
                         FileUpdate::Bad(problem) => {
@@ -230,6 +257,7 @@ impl Engine {
                                 None => format!("{}: {}", file.display(), problem.message),
                             };
                             tracing::warn!("{error}; its last good objects are kept");
+                            self.node.events.add(bad_file(&name, &error));
                             sources.problems.insert(name.clone(), problem);
                             Some(FileState::Bad { error })
                         }
@@ -253,6 +281,9 @@ impl Engine {
         self.node.metrics.source_readable.set(i64::from(trouble.is_none()));
         self.node.metrics.source_files.with_label_values(&["bad"]).set(i64::try_from(files).unwrap_or(i64::MAX));
         if let Some(why) = trouble {
+            if let Some(handle) = &self.sources.handle {
+                handle.doubt();
+            }
             tracing::warn!(why, "the manifests directory is not followed at present");
         }
         self.say_ready();
@@ -282,11 +313,21 @@ impl Engine {
             self.dirty.extend(self.observed.containers.keys().cloned());
         }
         self.node.issues.store(Arc::new(self.sources.issues()));
+        self.show_rejected();
     }
 
     pub(super) fn forget_declared(&mut self, uid: &Uid) {
         let changes = self.sources.ledger.forget(uid, &mut fresh, Timestamp::now());
         self.accepted(&changes);
+    }
+
+    /// Whether an object belongs to this machine.
+    pub(super) fn is_ours(&self, object: &Object) -> bool {
+        is_for(object, &self.sources.node_name)
+    }
+
+    pub(super) fn node_name(&self) -> &str {
+        &self.sources.node_name
     }
 
     /// Declares or withdraws an object of the local API.

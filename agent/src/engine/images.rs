@@ -1,35 +1,54 @@
 //! Which images are here.
 
 use stower_controllers::{ImageDigest, ImageState, Now, PullFailure, pull_policy, wanted_image};
-use stower_crds::{ContainerSpec, PullPolicy, Uid};
+use stower_crds::{ContainerSpec, PullPolicy, Signal, Uid};
 
 use super::Engine;
+use crate::effects::Effects;
+
+/// What an image was asked for by, and what the store said.
+pub(super) type Answer = ((String, Option<ImageDigest>), Result<Option<ImageDigest>, String>);
+
+fn look_up(effects: &Effects, reference: &str, digest: Option<&ImageDigest>) -> Result<Option<ImageDigest>, String> {
+    let found = match digest {
+        Some(digest) => match digest.as_str().parse() {
+            Ok(digest) => effects.storage.image_by_digest(&digest),
+            Err(_) => Ok(None),
+        },
+        None => match effects.reference(reference) {
+            Ok(reference) => effects.storage.image(&reference),
+            // The pull says what is wrong with the name.
+            Err(_) => Ok(None),
+        },
+    };
+    let found = found.map_err(|error| crate::effects::chain(&error))?;
+    // One that is not unpacked is not here for a start; a pull mends that without a transfer.
+    let found = found.filter(|image| effects.storage.is_unpacked(image));
+    Ok(found.map(|image| ImageDigest::new(&image.digest.to_string())))
+}
 
 impl Engine {
     /// Asks the image store what a container's image is.
     pub(super) fn observe_image(&mut self, uid: &Uid) {
         let Some(declared) = self.desired.by_uid(uid) else { return };
         let wanted = wanted_image(declared, self.record(uid));
-        let storage = &self.effects.storage;
-        let found = match wanted.digest {
-            Some(digest) => match digest.as_str().parse() {
-                Ok(digest) => storage.image_by_digest(&digest).map_err(|error| crate::effects::chain(&error)),
-                Err(_) => Ok(None),
-            },
-            None => match self.effects.reference(wanted.reference) {
-                Ok(reference) => storage.image(&reference).map_err(|error| crate::effects::chain(&error)),
-                // The pull says what is wrong with the name.
-                Err(_) => Ok(None),
-            },
+        let asked = (wanted.reference.to_owned(), wanted.digest.cloned());
+        let found = match &self.image_answer {
+            // Many containers of one image often come together.
+            Some((last, answer)) if *last == asked => answer.clone(),
+            _ => {
+                let answer = look_up(&self.effects, &asked.0, asked.1.as_ref());
+                self.image_answer = Some((asked.clone(), answer.clone()));
+                answer
+            }
         };
-        let reference = wanted.reference.to_owned();
+        let reference = asked.0;
         let Some(seen) = self.observed.containers.get_mut(uid) else { return };
         let same = seen.image.reference == reference;
         seen.image.reference = reference;
         match (found, &seen.image.state) {
             (_, ImageState::Pulling) => {}
-            (Ok(Some(image)), old) => {
-                let digest = ImageDigest::new(&image.digest.to_string());
+            (Ok(Some(digest)), old) => {
                 let asked = match old {
                     ImageState::Present { digest: known, asked } if same && *known == digest => *asked,
                     _ => None,
@@ -46,8 +65,15 @@ impl Engine {
         }
     }
 
+    /// The signal that the image of a container's process asks to be stopped with, if it names one.
+    pub(super) fn image_stop_signal(&self, uid: &Uid) -> Option<Signal> {
+        let digest = self.record(uid)?.launch.as_ref()?.image.as_ref()?.as_str().parse().ok()?;
+        self.effects.storage.image_by_digest(&digest).ok()??.config.stop_signal.parse().ok()
+    }
+
     /// Looks at all images again, after one came or went by another way than a container's need.
     pub(super) fn images_changed(&mut self) {
+        self.image_answer = None;
         let uids: Vec<Uid> = self.desired.iter().map(|declared| declared.uid.clone()).collect();
         for uid in uids {
             self.observe_image(&uid);

@@ -70,6 +70,8 @@ pub(crate) struct Engine {
     unobserved: Option<String>,
     /// Those that wait for a place to start.
     queued: BTreeSet<Uid>,
+    /// The image store's last answer, until anything may have changed it.
+    image_answer: Option<images::Answer>,
     /// Failed pulls in a row.
     pull_attempts: HashMap<Uid, u32>,
     /// Grace periods that a person asked for, for the next stop.
@@ -121,6 +123,7 @@ impl Engine {
             wakes: BTreeSet::new(),
             unobserved: None,
             queued: BTreeSet::new(),
+            image_answer: None,
             pull_attempts: HashMap::new(),
             graces: HashMap::new(),
         })
@@ -213,6 +216,7 @@ impl Engine {
 
     /// One turn: plan what is dirty, remember, begin, publish.
     fn turn(&mut self) {
+        self.image_answer = None;
         let now = time::now(&self.boot_id);
         while let Some((at, uid)) = self.wakes.first().cloned() {
             if at > now.mono {
@@ -276,6 +280,10 @@ impl Engine {
         if let (Act::Stop { grace, .. }, Some(asked)) = (&mut action.act, self.graces.remove(&action.uid)) {
             *grace = asked;
         }
+        if let Act::Stop { signal: signal @ None, .. } = &mut action.act {
+            // The spec says nothing, so the image's word counts.
+            *signal = self.image_stop_signal(&action.uid);
+        }
         let (uid, kind) = (action.uid.clone(), action.act.kind());
         tracing::info!(%uid, action = kind.as_str(), "{action}");
         let seen = self.observed.containers.entry(uid.clone()).or_default();
@@ -307,6 +315,7 @@ impl Engine {
 
     /// Takes in the end of an effect or of a run.
     fn told(&mut self, told: Told) {
+        self.image_answer = None;
         match told {
             Told::Ended { uid, run, process, cgroup } => {
                 let seen = self.observed.containers.entry(uid.clone()).or_default();

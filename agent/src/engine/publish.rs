@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
-use stower_controllers::{Act, Action, Entry, Now, Plan, RecordState, StatusInput, container_status};
+use stower_controllers::{
+    Act, Action, Entry, Now, Plan, RecordState, RejectReason, StatusInput, container_status,
+};
 use stower_crds::{ContainerStatus, Object, ObjectKey, Phase, Uid};
 
 use super::Engine;
@@ -72,6 +74,40 @@ impl Engine {
         object["metadata"]["resourceVersion"] = view.resource_version.to_string().into();
         let last = ObjectView { object, resource_version: view.resource_version, ..ObjectView::clone(&old) };
         self.show(view, vec![Change::Deleted(Arc::new(last))]);
+    }
+
+    /// Brings what waits for a name in line.
+    pub(super) fn show_rejected(&self) {
+        let rejections: Vec<_> = self.sources.ledger.rejections().collect();
+        let old = self.node.view();
+        if rejections.is_empty() && old.rejected.is_empty() {
+            return;
+        }
+        let shown = rejections.iter().filter_map(|rejection| {
+            let Object::Container(container) = rejection.object.as_ref() else { return None };
+            let source = self.sources.source_ref(&rejection.claim);
+            let reason = match rejection.reason {
+                RejectReason::NameConflict => "NameConflict",
+                RejectReason::Terminating => "Terminating",
+            };
+            let object = json!({
+                "apiVersion": stower_crds::API_VERSION,
+                "kind": rejection.key.kind.as_str(),
+                "metadata": {
+                    "name": rejection.key.name.to_string(),
+                    "namespace": rejection.key.namespace.to_string(),
+                    "annotations": { SOURCE_ANNOTATION: source.to_string() },
+                },
+                "spec": container.spec,
+                "status": { "phase": Phase::Pending, "conditions": [{
+                    "type": "Accepted", "status": "False", "reason": reason, "message": rejection.to_string(),
+                }]},
+            });
+            let resource_version = old.resource_version;
+            Some(Arc::new(ObjectView { key: rejection.key.clone(), source, object, resource_version }))
+        });
+        let view = View { rejected: shown.collect(), ..View::clone(&old) };
+        self.node.view.store(Arc::new(view));
     }
 
     fn show(&self, view: View, steps: Vec<Change>) {

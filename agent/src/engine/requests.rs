@@ -50,6 +50,10 @@ impl Engine {
         };
         let object = admit(value.clone(), &AdmitContext::default()).map_err(refused)?;
         let key = object.key();
+        if !self.is_ours(&object) {
+            let message = format!("spec.nodeName: this agent is node {:?}; apply it there", self.node_name());
+            return Err(ApiError::invalid(message));
+        }
         let mut outcome = Outcome::Created;
         if let Some(entry) = self.sources.ledger.get(&key) {
             if entry.claim.source != self.sources.local {

@@ -32,6 +32,8 @@ pub(crate) use parse::{Content, Declared, Problem};
 pub(crate) const SETTLE: Duration = Duration::from_millis(250);
 /// How often the whole directory is compared when nothing is heard.
 pub(crate) const RESCAN: Duration = Duration::from_secs(60);
+/// How soon a directory that is not believed is read again.
+const DOUBT: Duration = Duration::from_secs(2);
 /// How often an unreadable directory is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest file that is read, in bytes; a larger one is refused unread.
@@ -116,6 +118,8 @@ pub(crate) struct DirSource {
     unreadable: bool,
     /// The next scan reads every file, known or not.
     whole: bool,
+    /// Device and inode of the directory that is watched.
+    watched: Option<(u64, u64)>,
 }
 
 /// What wakes the thread.
@@ -123,6 +127,7 @@ enum Wake {
     Fs(notify::Result<notify::Event>),
     Rescan,
     Reread,
+    Doubt,
 }
 
 /// Asks the source's thread for things.
@@ -133,6 +138,12 @@ impl Handle {
     /// Looks at the whole directory now.
     pub(crate) fn rescan(&self) {
         let _ = self.0.send(Wake::Rescan);
+    }
+
+    /// Reads every file again soon: what was told last is not believed, and may be mended by something unheard, such as
+    /// a mount.
+    pub(crate) fn doubt(&self) {
+        let _ = self.0.send(Wake::Doubt);
     }
 
     /// Reads every file again, now, and tells of them all.
@@ -157,7 +168,12 @@ fn run(dir: PathBuf, wake: &mpsc::Sender<Wake>, wakes: &mpsc::Receiver<Wake>, se
     let mut watch = None;
     loop {
         let now = Instant::now();
+        // Another directory at the path, by a mount or a rename, is not heard of through the old one's watch.
+        if now >= source.rescan_at && source.identity() != source.watched {
+            watch = None;
+        }
         if watch.is_none() && now >= source.rescan_at {
+            source.watched = source.identity();
             watch = source.watch(wake.clone());
         }
         for update in source.step(now) {
@@ -176,6 +192,7 @@ fn run(dir: PathBuf, wake: &mpsc::Sender<Wake>, wakes: &mpsc::Receiver<Wake>, se
                 Ok(Wake::Fs(event)) => source.heard(event, Instant::now()),
                 Ok(Wake::Rescan) => source.rescan_at = Instant::now(),
                 Ok(Wake::Reread) => source.reread(Instant::now()),
+                Ok(Wake::Doubt) => source.reread(Instant::now() + DOUBT),
                 Err(mpsc::RecvTimeoutError::Timeout) => break,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
@@ -188,10 +205,15 @@ impl DirSource {
     /// A source that has seen nothing yet and is due for a scan at `now`.
     #[must_use]
     pub(crate) fn new(dir: PathBuf, now: Instant) -> Self {
-        Self { dir, known: BTreeMap::new(), due: BTreeMap::new(), rescan_at: now, unreadable: false, whole: true }
+        Self { dir, known: BTreeMap::new(), due: BTreeMap::new(), rescan_at: now, unreadable: false, whole: true, watched: None }
     }
 
-    /// Makes the scan that is due now read every file.
+    fn identity(&self) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(&self.dir).ok().map(|meta| (meta.dev(), meta.ino()))
+    }
+
+    /// Makes a scan at `now` that reads every file.
     pub(crate) fn reread(&mut self, now: Instant) {
         self.whole = true;
         self.rescan_at = now;
