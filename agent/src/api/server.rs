@@ -98,7 +98,9 @@ async fn refuse(mut stream: UnixStream) {
     );
     let refusal = async {
         let mut scrap = [0; 4096];
-        stream.read(&mut scrap).await?;
+        if stream.read(&mut scrap).await? == 0 {
+            return Ok(());
+        }
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         while stream.read(&mut scrap).await? > 0 {}

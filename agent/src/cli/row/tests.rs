@@ -3,13 +3,14 @@ use serde_json::json;
 use super::*;
 
 fn object(status: Value) -> Value {
-    json!({
+    let mut object = json!({
         "metadata": {"name": "web", "namespace": "default", "creationTimestamp": "2026-11-21T10:00:00Z",
                      "labels": {"app": "web", "tier": "front"},
                      "annotations": {"stower.dev/source": "file /etc/stower/manifests/web.yaml"}},
         "spec": {"image": "nginx:1.29", "nodeName": "n1"},
-        "status": status,
-    })
+    });
+    object["status"] = status;
+    object
 }
 
 fn held() -> Value {

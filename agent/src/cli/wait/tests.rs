@@ -3,7 +3,9 @@ use serde_json::json;
 use super::*;
 
 fn object(status: Value) -> Value {
-    json!({"metadata": {"uid": "u1", "generation": 2}, "status": status})
+    let mut object = json!({"metadata": {"uid": "u1", "generation": 2}});
+    object["status"] = status;
+    object
 }
 
 #[test]
