@@ -205,11 +205,13 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+type Blob = Counted<Box<dyn Read + Send>>;
+
 /// A decompressor that can say how much it has read.
 enum Source {
-    Plain(Counted<Box<dyn Read + Send>>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<io::BufReader<Counted<Box<dyn Read + Send>>>>>),
-    Zstd(zstd::stream::read::Decoder<'static, io::BufReader<Counted<Box<dyn Read + Send>>>>),
+    Plain(Blob),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<io::BufReader<Blob>>>),
+    Zstd(zstd::stream::read::Decoder<'static, io::BufReader<Blob>>),
 }
 
 impl Source {

@@ -164,6 +164,22 @@ impl Drop for Pins<'_> {
     }
 }
 
+/// A layer that is ours to unpack. Whoever waits for it hears of its end, however it ends.
+struct Claim<'a> {
+    job: &'a Job<'a>,
+    record: &'a LayerRecord,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.job.failed.store(true, Ordering::SeqCst);
+        }
+        self.job.store.index().unclaim(&self.record.chain);
+        self.job.store.changed.notify_all();
+    }
+}
+
 impl Job<'_> {
     fn run(&self, layers: Vec<LayerBlob>) -> Result<(), UnpackError> {
         let missing: Vec<_> = {
@@ -254,15 +270,12 @@ impl Job<'_> {
         if !self.claim(record)? {
             return Ok(());
         }
+        let claim = Claim { job: self, record };
         let done = self.claimed(record, &mut blob);
-        {
-            let mut index = self.store.index();
-            match done {
-                Ok(()) => index.finished(record),
-                Err(_) => index.unclaim(&record.chain),
-            }
+        if done.is_ok() {
+            self.store.index().finished(record);
         }
-        self.store.changed.notify_all();
+        drop(claim);
         done
     }
 

@@ -158,7 +158,7 @@ fn directory_permission_on_commit(bench: &mut Bench) {
 fn root_permission(bench: &mut Bench) {
     let (_key, mount) = bench.mounted(None);
     assert_eq!(super::tree(&mount)[""].mode & 0o7777, 0o755);
-    drop(mount);
+    super::close(mount);
     let one = bench.commit(None, |files| {
         files.chmod("", 0o711);
         chown(files.path(""), Some(9), Some(9)).unwrap();

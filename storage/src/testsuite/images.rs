@@ -70,6 +70,10 @@ pub fn stacks() -> Vec<(&'static str, Stack)> {
         ("link then dir", over(vec![Item::file("l/n", "n"), Item::dir("l"), Item::file("l/m", "m")])),
         ("link then file", over(vec![Item::file("l/n", "n"), Item::file("l", "file")])),
         ("whiteout through link", over(vec![Item::whiteout("l/g"), Item::opaque("r")])),
+        (
+            "dir becomes link",
+            over(vec![Item::file("q/w/1", "1"), Item::symlink("q", "a"), Item::file("q/w/2", "2")]),
+        ),
         ("dangling", vec![vec![Item::symlink("d", "/not/there")], vec![Item::file("d/f", "f")]]),
         ("own link", over(vec![Item::symlink("own", "a/b"), Item::file("own/n", "n")])),
         ("own link to lower link", over(vec![Item::symlink("own", "var/run"), Item::file("own/n", "n")])),

@@ -2,6 +2,7 @@
 //! filesystem image of its own, and a snapshot is there only while it is active, as a loop device.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,10 +15,12 @@ use crate::driver::copy::content;
 use crate::driver::overlay::reopen;
 use crate::driver::store::{Removed, Staging, Store};
 use crate::driver::{
-    Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage,
+    Driver, DriverError, Found, LayerRecord, Reread, SnapshotKey, SnapshotKind, SnapshotRecord, Unpack, Usage,
 };
 use crate::layer::{Stream, UnpackLimits, apply_onto};
 use crate::mount::{Mount, Mounts, detached};
+
+mod device;
 
 const IMAGE: &str = "image";
 
@@ -26,13 +29,14 @@ const IMAGE: &str = "image";
 pub struct Looped {
     store: Store,
     staged: Mutex<HashMap<ChainId, Staging>>,
+    active: Mutex<HashMap<SnapshotKey, (std::fs::File, Mount)>>,
 }
 
 impl Looped {
     /// Opens the driver at `root`.
     pub fn open(root: &Path) -> Result<Self, DriverError> {
         let store = Store::open(root.to_owned())?;
-        Ok(Self { store, staged: Mutex::default() })
+        Ok(Self { store, staged: Mutex::default(), active: Mutex::default() })
     }
 
     fn copy(&self, parent: Option<&ChainId>) -> Result<Staging, DriverError> {
@@ -47,6 +51,7 @@ impl Looped {
                 run(Command::new("mkfs.ext4").args(["-q", "-O", "^has_journal", "-N", "4096"]).arg(&to))?;
                 let mount = mount(&to)?;
                 rustix::fs::unlinkat(&mount, "lost+found", AtFlags::REMOVEDIR)
+                    .and_then(|()| rustix::fs::syncfs(&mount))
                     .map_err(DriverError::io("empty", &to))?;
             }
         }
@@ -83,31 +88,17 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), DriverError> {
     content(&source, &target, &stat).map_err(DriverError::io("copy to", to))
 }
 
-fn attach(image: &Path, readonly: bool) -> Result<PathBuf, DriverError> {
-    let mut command = Command::new("losetup");
-    if readonly {
-        command.arg("--read-only");
-    }
-    run(command.args(["--find", "--show"]).arg(image)).map(PathBuf::from)
+fn attach(image: &Path, readonly: bool) -> Result<(std::fs::File, Mount), DriverError> {
+    let (file, device) = device::attach(image, readonly).map_err(DriverError::io("attach", image))?;
+    // Whoever was killed left nothing to replay: there is no journal.
+    let options = if readonly { vec!["ro".to_owned()] } else { Vec::new() };
+    Ok((file, Mount::Block { device, fstype: "ext4".to_owned(), options }))
 }
 
 /// The image's filesystem; the loop device goes with the mount.
 fn mount(image: &Path) -> Result<OwnedFd, DriverError> {
-    let device = attach(image, false)?;
-    let mounted = detached::open(&Mount::Block {
-        device: device.clone(),
-        fstype: "ext4".to_owned(),
-        options: Vec::new(),
-    });
-    // In use, it goes when the mount does.
-    run(Command::new("losetup").arg("--detach").arg(&device))?;
-    reopen(&mounted?)
-}
-
-fn devices(image: &Path) -> Result<Vec<PathBuf>, DriverError> {
-    let list =
-        run(Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(image))?;
-    Ok(list.lines().map(|line| PathBuf::from(line.trim())).collect())
+    let (_device, mount) = attach(image, false)?;
+    reopen(&detached::open(&mount)?)
 }
 
 impl Driver for Looped {
@@ -131,7 +122,11 @@ impl Driver for Looped {
         limits: &UnpackLimits,
     ) -> Result<(), DriverError> {
         let staging = self.copy(lowers.first())?;
-        apply_onto(mount(&staging.path().join(IMAGE))?, lowers.is_empty(), stream, limits)?;
+        let image = staging.path().join(IMAGE);
+        let root = mount(&image)?;
+        apply_onto(reopen(&root)?, lowers.is_empty(), stream, limits)?;
+        // The mount may outlive our descriptor: a child of another thread has a copy until it executes its program.
+        rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &image))?;
         self.staged.lock().unwrap().insert(layer.chain, staging);
         Ok(())
     }
@@ -165,21 +160,16 @@ impl Driver for Looped {
 
     fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {
         let readonly = snapshot.kind == SnapshotKind::View;
-        let image = self.image(snapshot, lowers);
-        let device = match devices(&image)?.into_iter().next() {
-            Some(device) => device,
-            None => attach(&image, readonly)?,
+        let mut active = self.active.lock().unwrap();
+        let (_, mount) = match active.entry(snapshot.key.clone()) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(empty) => empty.insert(attach(&self.image(snapshot, lowers), readonly)?),
         };
-        // Nothing was left to replay.
-        let options = if readonly { vec!["ro".to_owned()] } else { Vec::new() };
-        Ok(Mounts(vec![Mount::Block { device, fstype: "ext4".to_owned(), options }]))
+        Ok(Mounts(vec![mount.clone()]))
     }
 
     fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
-        let lowers: Vec<ChainId> = snapshot.parent.into_iter().collect();
-        for device in devices(&self.image(snapshot, &lowers))? {
-            run(Command::new("losetup").arg("--detach").arg(device))?;
-        }
+        self.active.lock().unwrap().remove(&snapshot.key);
         Ok(())
     }
 

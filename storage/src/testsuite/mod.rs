@@ -21,6 +21,7 @@ pub mod random;
 pub mod tar;
 mod tree;
 
+pub use images::Stack;
 pub use looped::Looped;
 pub use tar::{Item, ItemKind};
 pub use tree::{Node, Tree, difference, tree};
@@ -136,7 +137,7 @@ impl Bench {
     pub fn commit(&mut self, parent: Option<&ChainId>, change: impl FnOnce(&Files)) -> ChainId {
         let (key, mount) = self.mounted(parent);
         change(&Files::new(&mount));
-        drop(mount);
+        close(mount);
         let diff_id = self.diff_id();
         self.store().commit(&key, &diff_id).unwrap()
     }
@@ -151,6 +152,16 @@ impl Drop for Bench {
             }
         }
     }
+}
+
+/// Ends the use of a mount. It may outlive its descriptor for a moment (a child of another thread has a copy until it
+/// executes its program), so what was written goes to where it belongs first.
+///
+/// # Panics
+/// When it cannot be synced.
+pub fn close(mount: OwnedFd) {
+    rustix::fs::syncfs(crate::driver::overlay::reopen(&mount).unwrap()).unwrap();
+    drop(mount);
 }
 
 /// A layer from bytes.
