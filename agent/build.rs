@@ -11,7 +11,8 @@ use std::process::Command;
 const RUSTFLAGS: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static";
 
 fn main() {
-    let variable = |name: &str| std::env::var_os(name).unwrap_or_else(|| fail(&format!("cargo has not set {name}")));
+    let variable =
+        |name: &str| std::env::var_os(name).unwrap_or_else(|| fail(&format!("cargo has not set {name}")));
     let runtime = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("runtime");
     let out = PathBuf::from(variable("OUT_DIR"));
     let target = std::env::var("TARGET").unwrap_or_else(|_| fail("cargo has not set TARGET"));

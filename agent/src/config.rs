@@ -168,9 +168,9 @@ impl Config {
         }
         let log_max_size = match file.logging.max_size {
             None => 10 << 20,
-            Some(text) => bytes(&text)
-                .filter(|size| *size >= 4096)
-                .ok_or_else(|| value("logging.maxSize", format!("{text:?} is not a size of at least 4Ki, such as 10Mi")))?,
+            Some(text) => bytes(&text).filter(|size| *size >= 4096).ok_or_else(|| {
+                value("logging.maxSize", format!("{text:?} is not a size of at least 4Ki, such as 10Mi"))
+            })?,
         };
         let log_max_files = file.logging.max_files.unwrap_or(5);
         if log_max_files < 2 {
@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let flags = Flags { data_root: Some("/flag".into()), ..Flags::default() };
-        let config = with_file("dataRoot: /file\nrunRoot: /run/file\nlogging: {maxSize: 1Mi}\n", flags).unwrap();
+        let config =
+            with_file("dataRoot: /file\nrunRoot: /run/file\nlogging: {maxSize: 1Mi}\n", flags).unwrap();
         assert_eq!(config.paths.data, Path::new("/flag"));
         assert_eq!(config.paths.socket, Path::new("/run/file/stower.sock"));
         assert_eq!((config.log_max_size, config.log_max_files), (1 << 20, 5));
@@ -271,7 +272,10 @@ mod tests {
         for (text, want) in [
             ("startConcurrency: 0", "startConcurrency: must be at least 1"),
             ("logging: {maxFiles: 1}", "logging.maxFiles: must be at least 2"),
-            ("logging: {maxSize: 10MB}", "logging.maxSize: \"10MB\" is not a size of at least 4Ki, such as 10Mi"),
+            (
+                "logging: {maxSize: 10MB}",
+                "logging.maxSize: \"10MB\" is not a size of at least 4Ki, such as 10Mi",
+            ),
             ("storageOpts: [size]", "storage-opt: \"size\" is not KEY=VALUE"),
         ] {
             assert_eq!(with_file(text, Flags::default()).unwrap_err().to_string(), want);

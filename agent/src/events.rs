@@ -113,8 +113,11 @@ mod tests {
         for (name, second) in [("a", 1), ("b", 2), ("a", 3)] {
             log.add(event(name, second));
         }
-        let seen: Vec<_> =
-            log.all().into_iter().map(|e| (e.name, e.count, e.first_seen.as_second(), e.last_seen.as_second())).collect();
+        let seen: Vec<_> = log
+            .all()
+            .into_iter()
+            .map(|e| (e.name, e.count, e.first_seen.as_second(), e.last_seen.as_second()))
+            .collect();
         assert_eq!(seen, [("b".into(), 1, 2, 2), ("a".into(), 2, 1, 3)]);
     }
 

@@ -1,8 +1,8 @@
 //! The metrics, in Prometheus' text format. Names and units follow its conventions; objects' names are never labels.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// All metrics of one agent.
@@ -74,7 +74,10 @@ impl Metrics {
                 "Time of one turn of the reconcile loop."
             ))),
             effects: add!(IntCounterVec::new(
-                Opts::new("stower_effects_total", "Effects begun, by action. A machine in the declared state adds none."),
+                Opts::new(
+                    "stower_effects_total",
+                    "Effects begun, by action. A machine in the declared state adds none."
+                ),
                 action
             )),
             effect_failures: add!(IntCounterVec::new(
@@ -115,7 +118,10 @@ impl Metrics {
                 Opts::new("stower_image_pulls_total", "Images pulled, by result."),
                 &["result"]
             )),
-            start_time: add!(Gauge::new("stower_start_time_seconds", "When the agent began, since the epoch.")),
+            start_time: add!(Gauge::new(
+                "stower_start_time_seconds",
+                "When the agent began, since the epoch."
+            )),
             registry,
         }
     }

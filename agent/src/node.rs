@@ -247,12 +247,29 @@ pub struct SourceIssue {
 /// What the reconcile loop is asked.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Apply { object: Box<Value>, dry_run: bool, reply: oneshot::Sender<Result<Applied, ApiError>> },
-    Delete { key: ObjectKey, reply: oneshot::Sender<Result<Arc<ObjectView>, ApiError>> },
-    Operate { key: ObjectKey, op: Operation, reply: oneshot::Sender<Result<(), ApiError>> },
-    Plan { reply: oneshot::Sender<Vec<String>> },
-    Dump { reply: oneshot::Sender<String> },
-    Ping { reply: oneshot::Sender<()> },
+    Apply {
+        object: Box<Value>,
+        dry_run: bool,
+        reply: oneshot::Sender<Result<Applied, ApiError>>,
+    },
+    Delete {
+        key: ObjectKey,
+        reply: oneshot::Sender<Result<Arc<ObjectView>, ApiError>>,
+    },
+    Operate {
+        key: ObjectKey,
+        op: Operation,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
+    Plan {
+        reply: oneshot::Sender<Vec<String>>,
+    },
+    Dump {
+        reply: oneshot::Sender<String>,
+    },
+    Ping {
+        reply: oneshot::Sender<()>,
+    },
     /// Images came or went by another way than a container's need.
     ImagesChanged,
 }
@@ -286,7 +303,11 @@ impl Node {
         resource_version: u64,
         requests: mpsc::Sender<Request>,
     ) -> Self {
-        let view = View { resource_version, objects: rpds::RedBlackTreeMapSync::new_sync(), rejected: Arc::default() };
+        let view = View {
+            resource_version,
+            objects: rpds::RedBlackTreeMapSync::new_sync(),
+            rejected: Arc::default(),
+        };
         Self {
             view: ArcSwap::from_pointee(view),
             changes: broadcast::channel(CHANGES_KEPT).0,
@@ -418,11 +439,16 @@ impl Node {
     ///
     /// # Errors
     /// When the name is none, or the image cannot be had.
-    pub async fn pull(&self, reference: &str, progress: mpsc::Sender<PullProgress>) -> Result<ImageView, ApiError> {
+    pub async fn pull(
+        &self,
+        reference: &str,
+        progress: mpsc::Sender<PullProgress>,
+    ) -> Result<ImageView, ApiError> {
         let reference = self.reference(reference)?;
         let request = PullRequest { progress: Some(Arc::new(Bars(progress))), ..PullRequest::default() };
         let pulled = self.storage.pull(&reference, request).await;
-        let image = pulled.map_err(|error| ApiError { code: 502, reason: "ErrImagePull", message: chain(&error) })?;
+        let image =
+            pulled.map_err(|error| ApiError { code: 502, reason: "ErrImagePull", message: chain(&error) })?;
         let _ = self.requests.send(Request::ImagesChanged).await;
         Ok(ImageView::from(&image))
     }
@@ -465,7 +491,8 @@ impl Node {
         let digest = match name {
             ImageName::Digest(digest) => Some(digest.to_string()),
             ImageName::Reference(reference) => {
-                let image = self.storage.image(reference).map_err(|error| ApiError::internal(chain(&error)))?;
+                let image =
+                    self.storage.image(reference).map_err(|error| ApiError::internal(chain(&error)))?;
                 image.map(|image| image.digest.to_string())
             }
         };

@@ -24,7 +24,9 @@ pub struct Paths {
 #[derive(Debug, thiserror::Error)]
 pub enum PathsError {
     /// A directory cannot be made or written.
-    #[error("cannot write {path}; the agent needs it as its {role}: run it as root, or name another with --{flag}")]
+    #[error(
+        "cannot write {path}; the agent needs it as its {role}: run it as root, or name another with --{flag}"
+    )]
     Unwritable {
         /// The directory.
         path: PathBuf,
@@ -47,7 +49,9 @@ pub enum PathsError {
         pid: String,
     },
     /// The instance id on disk is not one that an agent wrote.
-    #[error("{path} does not hold an instance id (8 hexadecimal digits); restore it from a backup, or move the data root away")]
+    #[error(
+        "{path} does not hold an instance id (8 hexadecimal digits); restore it from a backup, or move the data root away"
+    )]
     BadInstance {
         /// The file.
         path: PathBuf,
@@ -105,7 +109,9 @@ impl Paths {
                 let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
                 return Err(PathsError::InUse { path: self.data.clone(), pid });
             }
-            Err(std::fs::TryLockError::Error(source)) => return Err(unwritable(&path, "data root", "data-root")(source)),
+            Err(std::fs::TryLockError::Error(source)) => {
+                return Err(unwritable(&path, "data root", "data-root")(source));
+            }
         }
         lock.set_len(0)
             .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()))
@@ -136,8 +142,12 @@ impl Paths {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = random_hex::<4>();
-                write_durably(&path, id.as_bytes())
-                    .map_err(|source| PathsError::Unwritable { path, role: "data root", flag: "data-root", source })?;
+                write_durably(&path, id.as_bytes()).map_err(|source| PathsError::Unwritable {
+                    path,
+                    role: "data root",
+                    flag: "data-root",
+                    source,
+                })?;
                 Ok(id)
             }
             Err(source) => Err(PathsError::Unwritable { path, role: "data root", flag: "data-root", source }),

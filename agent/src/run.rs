@@ -23,7 +23,9 @@ use crate::{
 /// When it cannot begin: each names what to do.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("the agent needs root, to make namespaces, mounts and cgroups: run it as root, for example with sudo");
+        bail!(
+            "the agent needs root, to make namespaces, mounts and cgroups: run it as root, for example with sudo"
+        );
     }
     stower_crds::prepare();
     let paths = config.paths.clone();
@@ -37,25 +39,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     options.driver_options = config.storage_opts.clone();
     options.registry.insecure = config.insecure_registries.clone();
     let storage = stower_storage::Storage::open(options)?;
-    let cgroups = stower_runtime::cgroup::Cgroups::detect(&instance, config.cgroup_parent.as_deref().map(std::path::Path::new))?;
+    let cgroups = stower_runtime::cgroup::Cgroups::detect(
+        &instance,
+        config.cgroup_parent.as_deref().map(std::path::Path::new),
+    )?;
     let runtime = stower_runtime::start::Runtime::new()?;
     let bin = paths.data.join("bin");
-    let programs = files::install_programs(&bin).with_context(|| format!("cannot write programs to {}", bin.display()))?;
+    let programs = files::install_programs(&bin)
+        .with_context(|| format!("cannot write programs to {}", bin.display()))?;
 
     let (told, effects_told) = mpsc::unbounded_channel();
-    let effects = Effects::new(
-        storage.clone(),
-        cgroups,
-        runtime,
-        programs,
-        config.clone(),
-        metrics.clone(),
-        told,
-    );
+    let effects =
+        Effects::new(storage.clone(), cgroups, runtime, programs, config.clone(), metrics.clone(), told);
     let (requests, asked) = mpsc::channel(64);
     let node = Arc::new(Node::new(storage, paths.clone(), metrics, first_version(&paths.data)?, requests));
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
-    let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, syncer.clone())?;
+    let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
     engine.observe();
 
     let (updates, changed) = mpsc::unbounded_channel();
@@ -88,7 +87,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     dumps.abort();
     rescans.abort();
     syncer.flush();
-    let _ = std::fs::remove_file(&paths.socket);
     drop(lock);
     tracing::info!("the agent ends; its containers go on");
     Ok(())
@@ -99,7 +97,9 @@ fn first_version(data: &std::path::Path) -> anyhow::Result<u64> {
     const SPAN: u64 = 1 << 32;
     let path = data.join("ledger").join("counter");
     let last = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().with_context(|| format!("{} does not hold a number", path.display()))?,
+        Ok(text) => {
+            text.trim().parse().with_context(|| format!("{} does not hold a number", path.display()))?
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
@@ -110,7 +110,8 @@ fn first_version(data: &std::path::Path) -> anyhow::Result<u64> {
 }
 
 async fn told_to_end() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

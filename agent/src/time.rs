@@ -6,7 +6,9 @@ use stower_controllers::{BootId, Mono, Now};
 pub(crate) fn now_mono() -> Mono {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Mono::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0)))
+    Mono::from_nanos(
+        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0)),
+    )
 }
 
 /// All clocks at once.

@@ -59,7 +59,11 @@ pub(super) struct Memory {
 impl Memory {
     /// With these containers, at versions from 1.
     pub(super) fn with(names: &[&str]) -> Arc<Self> {
-        let view = View { resource_version: 0, objects: rpds::RedBlackTreeMapSync::new_sync(), rejected: Arc::default() };
+        let view = View {
+            resource_version: 0,
+            objects: rpds::RedBlackTreeMapSync::new_sync(),
+            rejected: Arc::default(),
+        };
         let memory = Self {
             view: ArcSwap::from_pointee(view),
             changes: broadcast::channel(64).0,
@@ -95,7 +99,11 @@ impl Memory {
         let last = view.objects.get(key)?;
         let version = view.resource_version + 1;
         let last = Arc::new(ObjectView { resource_version: version, ..(**last).clone() });
-        self.view.store(Arc::new(View { resource_version: version, objects: view.objects.remove(key), rejected: Arc::default() }));
+        self.view.store(Arc::new(View {
+            resource_version: version,
+            objects: view.objects.remove(key),
+            rejected: Arc::default(),
+        }));
         let _ = self.changes.send(Change::Deleted(Arc::clone(&last)));
         Some(last)
     }

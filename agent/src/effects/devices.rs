@@ -43,9 +43,8 @@ pub(super) fn declared(spec: &ContainerSpec) -> Result<Vec<LinuxDevice>, String>
 
 /// All of the machine's, for a privileged container; those that each container has of its own are left out.
 pub(super) fn all() -> Vec<LinuxDevice> {
-    const OWN: [&str; 12] = [
-        "console", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "tty", "urandom", "zero",
-    ];
+    const OWN: [&str; 12] =
+        ["console", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "tty", "urandom", "zero"];
     fn walk(dir: &Path, depth: usize, found: &mut Vec<LinuxDevice>) {
         let Ok(entries) = std::fs::read_dir(dir) else { return };
         for entry in entries.flatten() {
@@ -55,7 +54,9 @@ pub(super) fn all() -> Vec<LinuxDevice> {
             }
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => walk(&path, depth + 1, found),
-                Ok(kind) if kind.is_char_device() || kind.is_block_device() => found.extend(device(&path, &path)),
+                Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
+                    found.extend(device(&path, &path))
+                }
                 _ => {}
             }
         }

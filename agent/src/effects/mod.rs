@@ -9,7 +9,8 @@ use std::{
 };
 
 use stower_controllers::{
-    Act, Action, ActionKind, CgroupState, Exit, FailureReason, ImageDigest, ProcessState, PullFailure, Run, Stopping,
+    Act, Action, ActionKind, CgroupState, Exit, FailureReason, ImageDigest, ProcessState, PullFailure, Run,
+    Stopping,
 };
 use stower_crds::Uid;
 use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter, start::Runtime};
@@ -116,7 +117,10 @@ impl Effects {
                 Ok(done) => done,
                 Err(_) if kind == ActionKind::PullImage => Done::PullFailed {
                     reason: PullFailure::ErrImagePull,
-                    message: format!("not pulled within {} minutes; it goes on from there", deadline.as_secs() / 60),
+                    message: format!(
+                        "not pulled within {} minutes; it goes on from there",
+                        deadline.as_secs() / 60
+                    ),
                 },
                 Err(_) => Done::Failed {
                     run,
@@ -139,9 +143,7 @@ impl Effects {
         let Action { uid, key, act, .. } = action;
         match act {
             Act::PullImage { reference, digest, .. } => pull::pull(&self, &reference, digest.as_ref()).await,
-            Act::Stop { run, signal, grace } => {
-                blocking(move || self.stop(&uid, run, signal, grace)).await
-            }
+            Act::Stop { run, signal, grace } => blocking(move || self.stop(&uid, run, signal, grace)).await,
             Act::Kill => blocking(move || self.kill(&uid)).await,
             Act::Update { run, spec, .. } => blocking(move || self.update(&uid, run, &spec)).await,
             Act::Teardown => blocking(move || self.tear_down(&uid)).await,
@@ -174,7 +176,10 @@ impl Effects {
         tokio::spawn(async move {
             let waited = async {
                 let fd = shim.shim_pidfd().try_clone_to_owned()?;
-                #[expect(deprecated, reason = "its replacement is unsafe, for descriptors that are not owned; this one is")]
+                #[expect(
+                    deprecated,
+                    reason = "its replacement is unsafe, for descriptors that are not owned; this one is"
+                )]
                 let fd = tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE)?;
                 fd.readable().await.map(|_| ())
             };
@@ -254,7 +259,10 @@ impl Effects {
             }
             let left = KILL_DEADLINE.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                return Err(format!("its processes are still there {} s after SIGKILL", KILL_DEADLINE.as_secs()));
+                return Err(format!(
+                    "its processes are still there {} s after SIGKILL",
+                    KILL_DEADLINE.as_secs()
+                ));
             }
             // Version 1 has no such event: there the group is looked at again every 10 ms.
             let wait = if events.is_some() { left } else { Duration::from_millis(10) };
@@ -289,8 +297,11 @@ impl Effects {
         if let Err(error) = self.storage.snapshots().remove(&Self::snapshot(uid)) {
             return failed(chain(&error));
         }
-        let dirs =
-            [self.paths.container_run(uid.as_str()), self.paths.container_data(uid.as_str()), self.paths.logs(uid.as_str())];
+        let dirs = [
+            self.paths.container_run(uid.as_str()),
+            self.paths.container_data(uid.as_str()),
+            self.paths.logs(uid.as_str()),
+        ];
         for dir in dirs {
             match std::fs::remove_dir_all(&dir) {
                 Ok(()) => {}
@@ -379,4 +390,3 @@ pub(crate) fn exit(record: &stower_runtime::ExitRecord, oom_killed: bool) -> Exi
         ran_for: Duration::try_from(finished_at.duration_since(started_at)).ok(),
     }
 }
-

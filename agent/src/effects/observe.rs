@@ -24,16 +24,22 @@ impl Effects {
     /// When a place cannot be read, so that nothing may be taken for absent.
     pub(crate) fn uids(&self) -> Result<BTreeSet<Uid>, String> {
         let mut uids = BTreeSet::new();
-        let dirs = [self.paths.run.join("c"), self.paths.data.join("containers"), self.paths.data.join("logs")];
+        let dirs =
+            [self.paths.run.join("c"), self.paths.data.join("containers"), self.paths.data.join("logs")];
         for dir in dirs {
-            let entries = std::fs::read_dir(&dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+            let entries =
+                std::fs::read_dir(&dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
             for entry in entries {
                 let entry = entry.map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
                 uids.extend(entry.file_name().to_str().and_then(|name| Uid::new(name).ok()));
             }
         }
         uids.extend(
-            self.storage.snapshots().list().iter().filter_map(|snapshot| Uid::new(snapshot.key.as_str()).ok()),
+            self.storage
+                .snapshots()
+                .list()
+                .iter()
+                .filter_map(|snapshot| Uid::new(snapshot.key.as_str()).ok()),
         );
         let groups = self.cgroups.list().map_err(|error| chain(&error))?;
         uids.extend(groups.into_iter().filter_map(|name| Uid::new(name).ok()));
@@ -65,7 +71,8 @@ impl Effects {
             Some(_) => RootfsState::Present { image: None },
         };
         let files = [run_dir, self.paths.container_data(uid.as_str()), self.paths.logs(uid.as_str())];
-        let files = if files.iter().any(|dir| dir.exists()) { FilesState::Present } else { FilesState::Absent };
+        let files =
+            if files.iter().any(|dir| dir.exists()) { FilesState::Present } else { FilesState::Absent };
         Found { process, cgroup: self.cgroup(uid), rootfs, files }
     }
 
@@ -81,9 +88,11 @@ impl Effects {
                 let oom_killed = record.exit_code != 0 && self.cgroups.oom_kills(uid.as_str()) > 0;
                 ProcessState::Exited { run: Run(record.run), exit: exit(record, oom_killed) }
             }
-            Adoption::Lost(record) => {
-                ProcessState::Lost { run: Run(record.run), started_at: record.started_at.parse().ok(), exit: None }
-            }
+            Adoption::Lost(record) => ProcessState::Lost {
+                run: Run(record.run),
+                started_at: record.started_at.parse().ok(),
+                exit: None,
+            },
             // Nothing of another boot runs; the record in the data root says what ended with the machine.
             Adoption::None | Adoption::OtherBoot(_) => ProcessState::Absent,
             Adoption::Running(_) => ProcessState::Unknown { why: "its shim ended and still runs".into() },

@@ -1,6 +1,11 @@
 //! A start: everything that it needs is resolved anew, and either the process runs or nothing of the attempt is left.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use stower_controllers::{FailureReason, ImageDigest, ProcessState, Run, StorageMode};
 use stower_crds::{ContainerSpec, Quantity, Uid};
@@ -58,7 +63,13 @@ fn device_rules(spec: &ContainerSpec, declared: &[oci_spec::runtime::LinuxDevice
     }
     let rules = declared.iter().zip(&spec.devices).map(|(device, wanted)| DeviceRule {
         allow: true,
-        rule: format!("{} {}:{} {}", device.typ().as_str(), device.major(), device.minor(), wanted.permissions),
+        rule: format!(
+            "{} {}:{} {}",
+            device.typ().as_str(),
+            device.major(),
+            device.minor(),
+            wanted.permissions
+        ),
     });
     rules.collect()
 }
@@ -100,7 +111,7 @@ impl Effects {
         }
         let mut limits = limits(&wanted.spec);
         limits.devices = device_rules(&wanted.spec, &declared_devices);
-        let built = self.specify(wanted, &image, &volumes, declared_devices, run_dir.clone())?;
+        let built = self.specify(wanted, &image, &volumes, declared_devices, &run_dir)?;
 
         let snapshots = self.storage.snapshots();
         snapshots.prepare(&snapshot, Some(&image.chain_id)).map_err(|error| create(chain(&error)))?;
@@ -127,14 +138,29 @@ impl Effects {
             default_rlimits: Vec::new(),
             default_oom_score_adj: None,
             programs: self.programs.clone(),
-            logs: LogLimits { max_bytes: self.config.log_max_size, max_files: self.config.log_max_files, block: false },
+            logs: LogLimits {
+                max_bytes: self.config.log_max_size,
+                max_files: self.config.log_max_files,
+                block: false,
+            },
             deadline: START_DEADLINE,
             legacy_overlay: false,
         };
         self.remove_old_logs(&request);
-        let started = self.runtime.start(&request).map_err(|error| {
-            Failed(FailureReason::RunContainerError, chain(&error))
-        })?;
+        // A silent run is one too: without its file, `logs --previous` would tell of the run before it.
+        let first = request.log_dir.join(format!("{}-0.log", wanted.run));
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc_nofollow())
+            .open(&first)
+            .map_err(|error| create(format!("cannot make {}: {error}", first.display())))?;
+        let started = self
+            .runtime
+            .start(&request)
+            .map_err(|error| Failed(FailureReason::RunContainerError, chain(&error)))?;
         let process = ProcessState::Running {
             run: wanted.run,
             pid: started.record.init_pid,
@@ -171,7 +197,7 @@ impl Effects {
         image: &Image,
         volumes: &BTreeMap<String, PathBuf>,
         declared_devices: Vec<oci_spec::runtime::LinuxDevice>,
-        run_dir: PathBuf,
+        run_dir: &std::path::Path,
     ) -> Result<spec::Built, Failed> {
         let privileged = wanted.spec.security_context.privileged == Some(true);
         let node = rustix::system::uname();
@@ -180,7 +206,7 @@ impl Effects {
             name: &wanted.name,
             image: &image.config,
             volumes,
-            files: &run_dir,
+            files: run_dir,
             host_devices: if privileged { devices::all() } else { Vec::new() },
             devices: declared_devices,
             host_name: &node.nodename().to_string_lossy(),
@@ -188,8 +214,9 @@ impl Effects {
         let built = spec::build(&input)
             .map_err(|error| Failed(FailureReason::CreateContainerConfigError, chain(&error)))?;
         let host_name = built.spec.hostname().clone().unwrap_or_default();
-        files::write_etc(&run_dir, &host_name, wanted.spec.host_network)
-            .map_err(|error| Failed(FailureReason::CreateContainerError, format!("{}: {error}", run_dir.display())))?;
+        files::write_etc(run_dir, &host_name, wanted.spec.host_network).map_err(|error| {
+            Failed(FailureReason::CreateContainerError, format!("{}: {error}", run_dir.display()))
+        })?;
         Ok(built)
     }
 
@@ -208,6 +235,10 @@ impl Effects {
             }
         }
     }
+}
+
+fn libc_nofollow() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("open flags fit an int")
 }
 
 fn remove_tree(path: &std::path::Path) -> Result<(), String> {

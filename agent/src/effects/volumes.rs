@@ -63,7 +63,11 @@ fn check(path: &Path, kind: HostPathType) -> Result<(), String> {
     };
     let may_make = matches!(kind, HostPathType::DirectoryOrCreate | HostPathType::FileOrCreate);
     let Some(found) = found else {
-        return if may_make { Ok(()) } else { Err("does not exist; make it, or ask for type DirectoryOrCreate".into()) };
+        return if may_make {
+            Ok(())
+        } else {
+            Err("does not exist; make it, or ask for type DirectoryOrCreate".into())
+        };
     };
     let (right, want) = match kind {
         HostPathType::Unset => (true, ""),
@@ -102,6 +106,7 @@ fn make_empty_dir(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "cases read better without a borrow each")]
     fn spec(volumes: serde_json::Value) -> ContainerSpec {
         serde_json::from_value(serde_json::json!({"image": "x", "volumes": volumes})).unwrap()
     }

@@ -1,6 +1,10 @@
 //! What the sources declare: their ledgers on disk, and what changes in them.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,6 +42,8 @@ pub(super) struct Sources {
     node_name: String,
     allow_empty: bool,
     problems: BTreeMap<String, Problem>,
+    /// Files that were taken as they stand, for the count.
+    good: BTreeSet<String>,
     pub(super) handle: Option<Handle>,
     /// The directory has been read since the agent began.
     pub(super) seen: bool,
@@ -80,7 +86,11 @@ impl Stored {
 
 impl Sources {
     /// Reads the ledgers: the last accepted objects, with their identities.
-    pub(super) fn load(config: &Config, syncer: &Syncer, desired: &mut Desired) -> Result<Self, JournalError> {
+    pub(super) fn load(
+        config: &Config,
+        syncer: &Syncer,
+        desired: &mut Desired,
+    ) -> Result<Self, JournalError> {
         let mut ledger = Ledger::default();
         let mut journals = BTreeMap::new();
         for (name, file) in [(DIRECTORY, "directory.journal"), (LOCAL, "local.journal")] {
@@ -93,14 +103,16 @@ impl Sources {
             for (_, stored) in loaded.entries {
                 match stored {
                     Stored::Source { filesystem: id } => filesystem = id,
-                    Stored::Entry { uid, generation, file, created_at, deleted_at, object } => entries.push(Entry {
-                        uid,
-                        generation,
-                        object: Arc::new(Object::Container(object)),
-                        claim: Claim { source: source.clone(), file },
-                        created_at,
-                        deleted_at,
-                    }),
+                    Stored::Entry { uid, generation, file, created_at, deleted_at, object } => {
+                        entries.push(Entry {
+                            uid,
+                            generation,
+                            object: Arc::new(Object::Container(object)),
+                            claim: Claim { source: source.clone(), file },
+                            created_at,
+                            deleted_at,
+                        })
+                    }
                 }
             }
             if loaded.corrupt > 0 || !loaded.newer.is_empty() {
@@ -125,6 +137,7 @@ impl Sources {
             node_name: config.node_name.clone(),
             allow_empty: config.allow_empty,
             problems: BTreeMap::new(),
+            good: BTreeSet::new(),
             handle: None,
             seen: false,
         })
@@ -221,7 +234,10 @@ impl Engine {
         let directory = sources.directory.clone();
         let changes = match update {
             Update::Unreadable { why } => {
-                tracing::warn!(why, "the manifests directory cannot be read; what it declared before is kept");
+                tracing::warn!(
+                    why,
+                    "the manifests directory cannot be read; what it declared before is kept"
+                );
                 let unreadable = SourceSnapshot::Unreadable { why };
                 sources.ledger.snapshot(&directory, unreadable, &mut fresh, now)
             }
@@ -239,10 +255,15 @@ impl Engine {
                 if whole {
                     self.node.metrics.source_rescans.inc();
                     sources.problems.clear();
+                    sources.good.clear();
                 }
                 let mut batch = BTreeMap::new();
                 for (name, update) in files {
                     sources.problems.remove(&name);
+                    match &update {
+                        FileUpdate::Good(_) => sources.good.insert(name.clone()),
+                        FileUpdate::Bad(_) | FileUpdate::Gone => sources.good.remove(&name),
+                    };
                     let state = match update {
                         FileUpdate::Good(objects) => {
                             let objects = objects.into_iter().map(|declared| declared.object);
@@ -253,7 +274,13 @@ impl Engine {
                         FileUpdate::Bad(problem) => {
                             let file = sources.manifests.join(&name);
                             let error = match problem.at {
-                                Some(at) => format!("{}:{}:{}: {}", file.display(), at.line, at.column, problem.message),
+                                Some(at) => format!(
+                                    "{}:{}:{}: {}",
+                                    file.display(),
+                                    at.line,
+                                    at.column,
+                                    problem.message
+                                ),
                                 None => format!("{}: {}", file.display(), problem.message),
                             };
                             tracing::warn!("{error}; its last good objects are kept");
@@ -277,9 +304,12 @@ impl Engine {
         };
         self.sources.seen = true;
         self.accepted(&changes);
-        let (trouble, files) = (self.sources.ledger.trouble(&directory), self.sources.problems.len());
+        let trouble = self.sources.ledger.trouble(&directory);
         self.node.metrics.source_readable.set(i64::from(trouble.is_none()));
-        self.node.metrics.source_files.with_label_values(&["bad"]).set(i64::try_from(files).unwrap_or(i64::MAX));
+        for (result, files) in [("good", self.sources.good.len()), ("bad", self.sources.problems.len())] {
+            let files = i64::try_from(files).unwrap_or(i64::MAX);
+            self.node.metrics.source_files.with_label_values(&[result]).set(files);
+        }
         if let Some(why) = trouble {
             if let Some(handle) = &self.sources.handle {
                 handle.doubt();
@@ -298,7 +328,9 @@ impl Engine {
             let uid = entry.uid.clone();
             if !self.observed.containers.contains_key(&uid) {
                 let reference = self.desired.by_uid(&uid).map(|declared| declared.spec.image.clone());
-                self.observed.containers.insert(uid.clone(), super::unseen(reference.as_deref().unwrap_or_default()));
+                self.observed
+                    .containers
+                    .insert(uid.clone(), super::unseen(reference.as_deref().unwrap_or_default()));
             }
             self.observe_image(&uid);
             self.dirty.insert(uid);

@@ -9,7 +9,11 @@ use crate::effects::Effects;
 /// What an image was asked for by, and what the store said.
 pub(super) type Answer = ((String, Option<ImageDigest>), Result<Option<ImageDigest>, String>);
 
-fn look_up(effects: &Effects, reference: &str, digest: Option<&ImageDigest>) -> Result<Option<ImageDigest>, String> {
+fn look_up(
+    effects: &Effects,
+    reference: &str,
+    digest: Option<&ImageDigest>,
+) -> Result<Option<ImageDigest>, String> {
     let found = match digest {
         Some(digest) => match digest.as_str().parse() {
             Ok(digest) => effects.storage.image_by_digest(&digest),
@@ -101,7 +105,8 @@ impl Engine {
 
     pub(super) fn pulled(&mut self, uid: &Uid, took: std::time::Duration) {
         self.pull_attempts.remove(uid);
-        let image = self.observed.containers.get(uid).map(|seen| seen.image.reference.clone()).unwrap_or_default();
+        let image =
+            self.observed.containers.get(uid).map(|seen| seen.image.reference.clone()).unwrap_or_default();
         self.normal_event(uid, "Pulled", format!("pulled image {image} in {:.1} s", took.as_secs_f64()));
         // Others may wait for the same one.
         let others: Vec<Uid> = self

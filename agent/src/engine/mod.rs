@@ -10,8 +10,9 @@ use std::{
 };
 
 use stower_controllers::{
-    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FilesState, ImageState, Mono, Now, Observed,
-    ObservedContainer, ObservedImage, Plan, ProcessState, Record, RecordState, Records, RootfsState, plan, plan_some,
+    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FilesState, ImageState, Mono, Now,
+    Observed, ObservedContainer, ObservedImage, Plan, ProcessState, Record, RecordState, Records,
+    RootfsState, plan, plan_some,
 };
 use stower_crds::{ContainerStatus, Uid};
 use tokio::sync::mpsc;
@@ -87,7 +88,7 @@ impl Engine {
         node: Arc<Node>,
         effects: Arc<Effects>,
         config: &Config,
-        syncer: Syncer,
+        syncer: &Syncer,
     ) -> Result<Self, JournalError> {
         let boot_id = BootId::new(effects.runtime.boot_id());
         let path = config.paths.data.join("records").join("containers.journal");
@@ -95,9 +96,10 @@ impl Engine {
         if loaded.corrupt > 0 {
             tracing::error!(path = %path.display(), lines = loaded.corrupt, "passed over corrupt records");
         }
-        let known = loaded.entries.into_iter().filter_map(|(key, record)| {
-            Uid::new(key).ok().map(|uid| (uid, RecordState::Known(record)))
-        });
+        let known = loaded
+            .entries
+            .into_iter()
+            .filter_map(|(key, record)| Uid::new(key).ok().map(|uid| (uid, RecordState::Known(record))));
         let mut records: Records = known.collect();
         for key in loaded.newer {
             if let Ok(uid) = Uid::new(key) {
@@ -106,7 +108,7 @@ impl Engine {
             }
         }
         let mut desired = Desired::default();
-        let sources = Sources::load(config, &syncer, &mut desired)?;
+        let sources = Sources::load(config, syncer, &mut desired)?;
         Ok(Self {
             node,
             effects,
@@ -163,7 +165,9 @@ impl Engine {
     fn observe_one(&mut self, uid: &Uid) {
         let found = self.effects.find(uid);
         let rootfs = match (found.rootfs, self.record(uid).and_then(|record| record.launch.as_ref())) {
-            (RootfsState::Present { .. }, Some(launch)) => RootfsState::Present { image: launch.image.clone() },
+            (RootfsState::Present { .. }, Some(launch)) => {
+                RootfsState::Present { image: launch.image.clone() }
+            }
             (state, _) => state,
         };
         let seen = self.observed.containers.entry(uid.clone()).or_default();
@@ -177,7 +181,8 @@ impl Engine {
     fn remove_stale_programs(&self) {
         let used = self.effects.shim_digests();
         let bin = self.effects.paths.data.join("bin");
-        if let Err(error) = crate::effects::files::remove_stale_programs(&bin, &self.effects.programs, &used) {
+        if let Err(error) = crate::effects::files::remove_stale_programs(&bin, &self.effects.programs, &used)
+        {
             tracing::warn!(%error, "cannot remove programs of earlier releases");
         }
     }
@@ -322,14 +327,9 @@ impl Engine {
                 // A run that was already followed by another has nothing more to say.
                 if seen.process.run().is_none_or(|known| known <= run) {
                     tracing::info!(%uid, %run, ?process, "a run ended");
-                    if let ProcessState::Exited { exit, .. } = &process {
-                        let reason = if exit.oom_killed { "OOMKilled" } else if exit.code == 0 { "Completed" } else { "Error" };
-                        self.node.metrics.exits.with_label_values(&[reason]).inc();
-                    } else {
-                        self.node.metrics.exits.with_label_values(&["ShimLost"]).inc();
-                    }
-                    seen.process = process;
+                    seen.process = process.clone();
                     seen.cgroup = cgroup;
+                    self.ended(&uid, &process);
                 }
                 self.dirty.insert(uid);
             }
@@ -345,7 +345,10 @@ impl Engine {
     fn done(&mut self, uid: &Uid, action: ActionKind, took: Duration, done: Done) {
         let now = time::now(&self.boot_id);
         let generation = self.desired.by_uid(uid).map(|declared| declared.generation);
-        let image = self.record(uid).and_then(|record| record.launch.as_ref()).and_then(|launch| launch.image.clone());
+        let image = self
+            .record(uid)
+            .and_then(|record| record.launch.as_ref())
+            .and_then(|launch| launch.image.clone());
         let seen = self.observed.containers.entry(uid.clone()).or_default();
         seen.in_flight = None;
         let succeeded = !matches!(done, Done::Failed { .. } | Done::PullFailed { .. });

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 use stower_controllers::{
-    Act, Action, Entry, Now, Plan, RecordState, RejectReason, StatusInput, container_status,
+    Act, Action, Entry, Now, Plan, ProcessState, RecordState, RejectReason, StatusInput, container_status,
 };
 use stower_crds::{ContainerStatus, Object, ObjectKey, Phase, Uid};
 
@@ -27,7 +27,8 @@ impl Engine {
             let record = self.records.get(uid);
             let restarts = record.and_then(RecordState::known).map_or(0, |record| record.restart_count);
             let old = self.statuses.get(uid);
-            let input = StatusInput { declared, observed: seen, record, queued: self.queued.contains(uid), old };
+            let input =
+                StatusInput { declared, observed: seen, record, queued: self.queued.contains(uid), old };
             let status = container_status(&input, now);
             let before = old.map_or(restarts, |old| old.restart_count);
             if restarts > before {
@@ -55,8 +56,12 @@ impl Engine {
             }
             view.resource_version += 1;
             object["metadata"]["resourceVersion"] = view.resource_version.to_string().into();
-            let shown =
-                Arc::new(ObjectView { key: key.clone(), source, object, resource_version: view.resource_version });
+            let shown = Arc::new(ObjectView {
+                key: key.clone(),
+                source,
+                object,
+                resource_version: view.resource_version,
+            });
             view.objects.insert_mut(key, Arc::clone(&shown));
             steps.push(if old.is_some() { Change::Modified(shown) } else { Change::Added(shown) });
         }
@@ -122,7 +127,8 @@ impl Engine {
     }
 
     fn count_phase(&self, old: Option<&ObjectView>, new: Option<Phase>) {
-        let name = |phase: Phase| serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned));
+        let name =
+            |phase: Phase| serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned));
         let gauge = &self.node.metrics.containers;
         if let Some(phase) = old.and_then(|old| old.object["status"]["phase"].as_str()) {
             gauge.with_label_values(&[phase]).dec();
@@ -192,6 +198,25 @@ impl Engine {
             _ => "Removing",
         };
         self.normal_event(&action.uid, reason, action.to_string());
+    }
+
+    /// Counts and tells the end of a run.
+    pub(super) fn ended(&self, uid: &Uid, process: &ProcessState) {
+        let (reason, message) = match process {
+            ProcessState::Exited { exit, .. } if exit.oom_killed => {
+                ("OOMKilled", "killed by the kernel: it used more memory than its limit".to_owned())
+            }
+            ProcessState::Exited { exit, .. } => {
+                let reason = if exit.code == 0 { "Completed" } else { "Error" };
+                let how =
+                    exit.signal.map_or_else(|| format!("exit code {}", exit.code), |n| format!("signal {n}"));
+                (reason, format!("ended with {how}"))
+            }
+            _ => ("ShimLost", "its shim ended without a word, so what is left of it is killed".to_owned()),
+        };
+        self.node.metrics.exits.with_label_values(&[reason]).inc();
+        let type_ = if reason == "Completed" { EventType::Normal } else { EventType::Warning };
+        self.event(uid, type_, reason, message);
     }
 
     pub(super) fn started(&self, uid: &Uid) {

@@ -70,7 +70,12 @@ impl Engine {
         if dry_run {
             let object = self.shown(&key).unwrap_or_else(|_| {
                 let object = object.to_value();
-                Arc::new(ObjectView { key: key.clone(), source: SourceRef::Local, object, resource_version: 0 })
+                Arc::new(ObjectView {
+                    key: key.clone(),
+                    source: SourceRef::Local,
+                    object,
+                    resource_version: 0,
+                })
             });
             return Ok(Applied { object, outcome });
         }

@@ -108,7 +108,10 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be opened, read or made.
-    pub(crate) fn open<V: DeserializeOwned>(path: &Path, syncer: Syncer) -> Result<(Self, Loaded<V>), JournalError> {
+    pub(crate) fn open<V: DeserializeOwned>(
+        path: &Path,
+        syncer: Syncer,
+    ) -> Result<(Self, Loaded<V>), JournalError> {
         let open_err = |source| JournalError::Open { path: path.to_owned(), source };
         let file = OpenOptions::new()
             .read(true)
@@ -167,7 +170,8 @@ impl Journal {
         drop(reader);
         let garbage = lines - live.len().min(lines);
         // A torn tail would swallow the next line that is appended behind it.
-        let mut journal = Self { path: path.to_owned(), file: Arc::new(file), live, garbage, syncer, broken: torn };
+        let mut journal =
+            Self { path: path.to_owned(), file: Arc::new(file), live, garbage, syncer, broken: torn };
         if torn || journal.is_mostly_garbage() {
             journal.rewrite()?;
         }
@@ -221,8 +225,7 @@ impl Journal {
         let write_err = |source| JournalError::Write { path: self.path.clone(), source };
         let tmp = self.path.with_extension("new");
         let written = (|| {
-            let file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
             let mut out = io::BufWriter::new(&file);
             for line in self.live.values() {
                 out.write_all(line)?;
@@ -292,7 +295,8 @@ impl Syncer {
                     Message::Flush(done) => waiting.push(done),
                 }
                 flag.store(false, Ordering::SeqCst);
-                let batch = std::mem::take(&mut *files.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+                let batch =
+                    std::mem::take(&mut *files.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
                 for file in batch {
                     if let Err(error) = file.sync_data() {
                         tracing::error!(%error, "cannot sync a journal to disk");

@@ -47,7 +47,10 @@ fn a_corrupt_line_costs_that_line() {
     let text = std::fs::read_to_string(&path).unwrap().replace("\"k\":\"b\"", "\"k\":\"x\"");
     std::fs::write(&path, text).unwrap();
     let (_, loaded) = open(&path);
-    assert_eq!((loaded.entries.into_keys().collect::<Vec<_>>(), loaded.corrupt), (vec!["a".into(), "c".into()], 1));
+    assert_eq!(
+        (loaded.entries.into_keys().collect::<Vec<_>>(), loaded.corrupt),
+        (vec!["a".into(), "c".into()], 1)
+    );
 }
 
 #[test]

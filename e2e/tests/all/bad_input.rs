@@ -28,7 +28,7 @@ fn refused_with(node: &TestNode, text: &str, words: &[&str]) -> Result<()> {
 #[test]
 fn malformed_manifests_are_refused_by_name_and_place() -> Result<()> {
     let node = TestNode::builder().no_registry().build()?;
-    let cases: [(String, &[&str]); 9] = [
+    let cases: [(String, &[&str]); 8] = [
         (container("a", "busybox", "  imagee: x\n"), &["imagee", ":6"]),
         (container("a", "busybox", "  args: 5\n"), &["args"]),
         (

@@ -16,6 +16,8 @@ use super::stream::Stream;
 use super::tar::{Entry, Kind, Reader, Segment, Source, Time};
 use super::{LayerError, UnpackLimits};
 
+const NO_TARGET: &str = "its hard link target is not there";
+
 /// How a layer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -60,7 +62,7 @@ impl DirState {
 pub(crate) enum Apart {
     /// Unpacked; [`finish`](super::finish::finish) does the rest.
     Done(Unfinished),
-    /// It links to a file of a lower layer: it has to be read again, onto its parent.
+    /// It does not make sense without its parent (most often it links to a file of it): it has to be read again, onto it.
     NeedsParent,
 }
 
@@ -157,9 +159,14 @@ impl<'a> Extractor<'a> {
             if bytes > self.limits.max_bytes {
                 return Err(LayerError::Limit { what: "bytes in files", limit: self.limits.max_bytes });
             }
-            self.entry(&entry, &mut reader)?;
-            if self.needs_parent {
-                break;
+            match self.entry(&entry, &mut reader) {
+                // What is wrong here may be right where the parent is: a directory that was implied may be a link there, and
+                // a link's target only be there. The second reading, onto the parent, has the last word.
+                Err(LayerError::Refused { .. }) if self.way == Way::Apart => {
+                    self.needs_parent = true;
+                    return Ok(());
+                }
+                done => done?,
             }
         }
         Ok(())
@@ -335,13 +342,15 @@ impl<'a> Extractor<'a> {
         let Leaf::Name(target_name) = leaf else {
             return Err(LayerError::refused(path, "a hard link to something that cannot have one"));
         };
-        let Some(target_dir) = self.existing(path, parent)? else { return self.no_target(path) };
+        let Some(target_dir) = self.existing(path, parent)? else {
+            return Err(LayerError::refused(path, NO_TARGET));
+        };
         let there = look(&target_dir.fd, target_name)
             .map_err(|error| LayerError::io(path, "look at its target", error))?;
         match there {
-            None => return self.no_target(path),
+            None => return Err(LayerError::refused(path, NO_TARGET)),
             Some(stat) if self.way == Way::Apart && is_whiteout(&stat) => {
-                return Err(LayerError::refused(path, "its hard link target is not there"));
+                return Err(LayerError::refused(path, NO_TARGET));
             }
             Some(stat) if kind(&stat) == FileType::Directory => {
                 return Err(LayerError::refused(path, "a hard link to a directory"));
@@ -356,16 +365,6 @@ impl<'a> Extractor<'a> {
         self.fresh(path, dir, name, "make the hard link", link)?;
         self.owns(&full);
         Ok(())
-    }
-
-    fn no_target(&mut self, path: &[u8]) -> Result<(), LayerError> {
-        match self.way {
-            Way::Onto => Err(LayerError::refused(path, "its hard link target is not there")),
-            Way::Apart => {
-                self.needs_parent = true;
-                Ok(())
-            }
-        }
     }
 
     /// Removes what is at `name`, whatever it is, and forgets what was known of it.

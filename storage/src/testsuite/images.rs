@@ -74,6 +74,8 @@ pub fn stacks() -> Vec<(&'static str, Stack)> {
             "dir becomes link",
             over(vec![Item::file("q/w/1", "1"), Item::symlink("q", "a"), Item::file("q/w/2", "2")]),
         ),
+        ("hardlink to what is implied here", over(vec![Item::file("l/x", "x"), Item::hardlink("hard", "l")])),
+        ("hardlink to itself", over(vec![Item::whiteout("l/x"), Item::hardlink("l", "l")])),
         ("dangling", vec![vec![Item::symlink("d", "/not/there")], vec![Item::file("d/f", "f")]]),
         ("own link", over(vec![Item::symlink("own", "a/b"), Item::file("own/n", "n")])),
         ("own link to lower link", over(vec![Item::symlink("own", "var/run"), Item::file("own/n", "n")])),

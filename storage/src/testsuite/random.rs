@@ -12,7 +12,8 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 fn target() -> impl Strategy<Value = String> {
-    (path(), prop_oneof!["", "/", "../", "./"]).prop_map(|(path, prefix)| format!("{prefix}{path}"))
+    (path(), prop_oneof![Just(""), Just("/"), Just("../"), Just("./")])
+        .prop_map(|(path, prefix)| format!("{prefix}{path}"))
 }
 
 fn item() -> impl Strategy<Value = Item> {

@@ -7,8 +7,20 @@ use super::SpecError;
 
 /// What Docker, podman and Kubernetes give without a word.
 const DEFAULT: [&str; 14] = [
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP",
-    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
 ];
 
 fn mask<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u64, SpecError> {
@@ -25,14 +37,17 @@ pub(super) fn resolve(declared: Option<&Capabilities>, privileged: bool) -> Resu
     let Some(declared) = declared else { return Ok(default) };
     let is_all = |name: &&String| name.eq_ignore_ascii_case("ALL");
     let named = |names: &[String]| {
-        let upper: Vec<String> = names.iter().filter(|name| !is_all(name)).map(|name| name.to_uppercase()).collect();
+        let upper: Vec<String> =
+            names.iter().filter(|name| !is_all(name)).map(|name| name.to_uppercase()).collect();
         mask(upper.iter().map(String::as_str))
     };
     let (add, drop) = (named(&declared.add)?, named(&declared.drop)?);
-    let start = match (declared.add.iter().any(|name| is_all(&name)), declared.drop.iter().any(|name| is_all(&name))) {
-        (true, _) => mask(["ALL"])?,
-        (false, true) => 0,
-        (false, false) => default,
-    };
+    let start =
+        match (declared.add.iter().any(|name| is_all(&name)), declared.drop.iter().any(|name| is_all(&name)))
+        {
+            (true, _) => mask(["ALL"])?,
+            (false, true) => 0,
+            (false, false) => default,
+        };
     Ok((start & !drop) | add)
 }

@@ -7,7 +7,8 @@ use std::{
 
 use oci_spec::runtime::{
     LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDevice, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
-    MountBuilder, PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    MountBuilder, PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
 };
 use stower_crds::{ContainerSpec, ProfileType};
 use stower_storage::ImageConfig;
@@ -112,7 +113,8 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Built, SpecError> {
     let args = command(input, &env)?;
     let user = user(input)?;
     let caps = caps::resolve(security.capabilities.as_ref(), privileged)?;
-    let host_name = spec.hostname.as_deref().unwrap_or(if spec.host_network { input.host_name } else { input.name });
+    let host_name =
+        spec.hostname.as_deref().unwrap_or(if spec.host_network { input.host_name } else { input.name });
 
     let mut process = ProcessBuilder::default()
         .terminal(false)
@@ -122,8 +124,10 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Built, SpecError> {
         .no_new_privileges(security.allow_privilege_escalation == Some(false))
         .capabilities(built(capabilities(caps))?)
         .rlimits(rlimits(spec)?);
-    let groups: Vec<u32> = security.supplemental_groups.iter().filter_map(|g| u32::try_from(*g).ok()).collect();
-    process = process.user(built(UserBuilder::default().uid(0u32).gid(0u32).additional_gids(groups).build())?);
+    let groups: Vec<u32> =
+        security.supplemental_groups.iter().filter_map(|g| u32::try_from(*g).ok()).collect();
+    process =
+        process.user(built(UserBuilder::default().uid(0u32).gid(0u32).additional_gids(groups).build())?);
 
     let devices = if privileged { input.host_devices.clone() } else { input.devices.clone() };
     let paths = |list: &[&str]| -> Vec<String> {
@@ -192,7 +196,8 @@ fn command(input: &Input<'_>, env: &[String]) -> Result<Vec<String>, SpecError> 
         .filter_map(|pair| pair.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let declared = |words: &[String]| words.iter().map(|word| expand::expand(word, &known)).collect::<Vec<_>>();
+    let declared =
+        |words: &[String]| words.iter().map(|word| expand::expand(word, &known)).collect::<Vec<_>>();
     let args = match (spec.command.is_empty(), spec.args.is_empty()) {
         (false, _) => [declared(&spec.command), declared(&spec.args)].concat(),
         (true, false) => [image.entrypoint.clone(), declared(&spec.args)].concat(),
@@ -263,12 +268,20 @@ fn rlimits(spec: &ContainerSpec) -> Result<Vec<PosixRlimit>, SpecError> {
             let name = serde_json::to_value(limit.name).ok().and_then(|v| v.as_str().map(str::to_uppercase));
             let kind = serde_json::from_value(format!("RLIMIT_{}", name.unwrap_or_default()).into());
             let kind: oci_spec::runtime::PosixRlimitType = built(kind)?;
-            built(PosixRlimitBuilder::default().typ(kind).soft(value(limit.soft)).hard(value(limit.hard)).build())
+            built(
+                PosixRlimitBuilder::default()
+                    .typ(kind)
+                    .soft(value(limit.soft))
+                    .hard(value(limit.hard))
+                    .build(),
+            )
         })
         .collect()
 }
 
-fn namespaces(spec: &ContainerSpec) -> Result<Vec<oci_spec::runtime::LinuxNamespace>, oci_spec::OciSpecError> {
+fn namespaces(
+    spec: &ContainerSpec,
+) -> Result<Vec<oci_spec::runtime::LinuxNamespace>, oci_spec::OciSpecError> {
     use LinuxNamespaceType as Ns;
     [
         (Ns::Mount, true),
@@ -307,12 +320,19 @@ fn mounts(input: &Input<'_>, privileged: bool) -> Result<Vec<Mount>, SpecError> 
         mount("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &with(&[access]))?,
     ];
     if spec.host_ipc {
-        mounts.push(mount("/dev/shm", "bind", Path::new("/dev/shm"), &["rbind", "nosuid", "noexec", "nodev"])?);
+        mounts.push(mount(
+            "/dev/shm",
+            "bind",
+            Path::new("/dev/shm"),
+            &["rbind", "nosuid", "noexec", "nodev"],
+        )?);
     } else {
         mounts.push(mount("/dev/shm", "tmpfs", Path::new("shm"), &with(&["mode=1777", "size=65536k"]))?);
     }
     let taken = |path: &str| spec.volume_mounts.iter().any(|m| m.mount_path.trim_end_matches('/') == path);
-    for (path, name) in [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")] {
+    for (path, name) in
+        [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")]
+    {
         if !taken(path) {
             mounts.push(mount(path, "bind", &input.files.join(name), &["bind", "rprivate"])?);
         }
@@ -323,7 +343,8 @@ fn mounts(input: &Input<'_>, privileged: bool) -> Result<Vec<Mount>, SpecError> 
     for volume in declared {
         let source =
             input.volumes.get(&volume.name).ok_or_else(|| SpecError::NoVolume(volume.name.clone()))?;
-        let access: &[&str] = if volume.read_only { &["rbind", "rprivate", "rro"] } else { &["rbind", "rprivate", "rw"] };
+        let access: &[&str] =
+            if volume.read_only { &["rbind", "rprivate", "rro"] } else { &["rbind", "rprivate", "rw"] };
         mounts.push(mount(&volume.mount_path, "bind", source, access)?);
     }
     Ok(mounts)

@@ -1,5 +1,6 @@
 use super::*;
 
+#[expect(clippy::needless_pass_by_value, reason = "cases read better without a borrow each")]
 fn spec(json: serde_json::Value) -> ContainerSpec {
     let mut all = serde_json::json!({"image": "x"});
     all.as_object_mut().unwrap().extend(json.as_object().unwrap().clone());
@@ -103,7 +104,8 @@ fn namespaces_follow_the_host_flags_and_a_mount_over_a_provided_file_wins() {
         "volumeMounts": [{"name": "data", "mountPath": "/etc/hosts", "readOnly": true}],
     });
     let built = made(&spec(declared), &image(serde_json::json!({}))).unwrap();
-    let kinds: Vec<_> = built.spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();
+    let kinds: Vec<_> =
+        built.spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();
     assert!(!kinds.contains(&LinuxNamespaceType::Network) && !kinds.contains(&LinuxNamespaceType::Pid));
     assert!(kinds.contains(&LinuxNamespaceType::Mount));
     let hosts: Vec<_> = built

@@ -83,7 +83,11 @@ struct Stamp {
 
 impl From<&Stat> for Stamp {
     fn from(stat: &Stat) -> Self {
-        #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap, reason = "field types differ by architecture")]
+        #[allow(
+            clippy::unnecessary_cast,
+            clippy::cast_possible_wrap,
+            reason = "field types differ by architecture"
+        )]
         Self {
             dev: stat.st_dev as u64,
             ino: stat.st_ino as u64,
@@ -205,7 +209,15 @@ impl DirSource {
     /// A source that has seen nothing yet and is due for a scan at `now`.
     #[must_use]
     pub(crate) fn new(dir: PathBuf, now: Instant) -> Self {
-        Self { dir, known: BTreeMap::new(), due: BTreeMap::new(), rescan_at: now, unreadable: false, whole: true, watched: None }
+        Self {
+            dir,
+            known: BTreeMap::new(),
+            due: BTreeMap::new(),
+            rescan_at: now,
+            unreadable: false,
+            whole: true,
+            watched: None,
+        }
     }
 
     fn identity(&self) -> Option<(u64, u64)> {
@@ -235,7 +247,11 @@ impl DirSource {
     }
 
     fn next(&self, watched: bool) -> Instant {
-        let scan = if watched || self.unreadable { self.rescan_at } else { self.rescan_at.min(Instant::now() + RETRY) };
+        let scan = if watched || self.unreadable {
+            self.rescan_at
+        } else {
+            self.rescan_at.min(Instant::now() + RETRY)
+        };
         self.due.values().map(|due| due.at).min().map_or(scan, |at| at.min(scan))
     }
 
@@ -353,7 +369,8 @@ impl DirSource {
     }
 
     fn look_at_due(&mut self, dir: &OwnedFd, now: Instant) -> Vec<(String, FileUpdate)> {
-        let names: Vec<_> = self.due.iter().filter(|(_, due)| due.at <= now).map(|(n, d)| (n.clone(), *d)).collect();
+        let names: Vec<_> =
+            self.due.iter().filter(|(_, due)| due.at <= now).map(|(n, d)| (n.clone(), *d)).collect();
         let mut updates = Vec::new();
         for (name, due) in names {
             self.due.remove(&name);
@@ -363,7 +380,14 @@ impl DirSource {
     }
 
     /// Looks at one file, and says what it is or asks for a second look.
-    fn look(&mut self, dir: &OwnedFd, name: &OsStr, due: Due, now: Instant, updates: &mut Vec<(String, FileUpdate)>) {
+    fn look(
+        &mut self,
+        dir: &OwnedFd,
+        name: &OsStr,
+        due: Due,
+        now: Instant,
+        updates: &mut Vec<(String, FileUpdate)>,
+    ) {
         let known = self.known.get(name);
         let again = Due { at: now + SETTLE, settled: true };
         let (stamp, content) = match read(dir, name, known.and_then(|known| known.stamp)) {
@@ -453,7 +477,9 @@ fn read(dir: &OwnedFd, name: &OsStr, last: Option<Stamp>) -> Look {
         Err(rustix::io::Errno::NOENT) => {
             // A link that points nowhere is there; what it declares is not known.
             return match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(_) => Look::Refused(None, Problem::new("is a symbolic link that points to nothing".into())),
+                Ok(_) => {
+                    Look::Refused(None, Problem::new("is a symbolic link that points to nothing".into()))
+                }
                 Err(_) => Look::Gone,
             };
         }
@@ -467,7 +493,8 @@ fn read(dir: &OwnedFd, name: &OsStr, last: Option<Stamp>) -> Look {
     if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
         return Look::Refused(Some(stamp), Problem::new("is not a regular file".into()));
     }
-    let too_long = || Problem::new(format!("is longer than {} MiB; split it into several files", MAX_FILE >> 20));
+    let too_long =
+        || Problem::new(format!("is longer than {} MiB; split it into several files", MAX_FILE >> 20));
     if u64::try_from(before.st_size).unwrap_or(u64::MAX) > MAX_FILE {
         return Look::Refused(Some(stamp), too_long());
     }

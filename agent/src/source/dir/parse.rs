@@ -61,7 +61,10 @@ pub(super) fn parse(bytes: &[u8]) -> Content {
                 let key = object.key();
                 if objects.iter().any(|earlier| earlier.object.key() == key) {
                     let at = Some(Location { line: document.first_line, column: 1 });
-                    return Content::Bad(Problem { at, message: format!("{key} is declared twice in this file") });
+                    return Content::Bad(Problem {
+                        at,
+                        message: format!("{key} is declared twice in this file"),
+                    });
                 }
                 objects.push(Declared { object });
             }
