@@ -2,7 +2,7 @@
 //! holds up nobody but its own object.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -74,6 +74,7 @@ pub(crate) struct Effects {
     pub(crate) runtime: Runtime,
     pub(crate) programs: Programs,
     filters: Mutex<HashMap<u64, Filter>>,
+    starting: Mutex<HashSet<Uid>>,
     pub(crate) paths: Paths,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
@@ -92,8 +93,20 @@ impl Effects {
         told: mpsc::UnboundedSender<Told>,
     ) -> Arc<Self> {
         let paths = config.paths.clone();
-        let (shims, filters) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { storage, cgroups, runtime, programs, filters, paths, config, metrics, shims, told })
+        let (shims, filters, starting) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self {
+            storage,
+            cgroups,
+            runtime,
+            programs,
+            filters,
+            starting,
+            paths,
+            config,
+            metrics,
+            shims,
+            told,
+        })
     }
 
     fn shims(&self) -> MutexGuard<'_, HashMap<Uid, Arc<ShimHandle>>> {

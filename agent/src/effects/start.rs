@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, PoisonError},
+    time::Instant,
 };
 
 use stower_controllers::{FailureReason, ImageDigest, ProcessState, Run, StorageMode};
@@ -33,6 +34,18 @@ pub(super) struct Wanted {
 
 /// Why it does not run.
 struct Failed(FailureReason, String);
+
+/// That a start of this container is under way; ends with the value.
+struct StartClaim {
+    effects: Arc<Effects>,
+    uid: Uid,
+}
+
+impl Drop for StartClaim {
+    fn drop(&mut self) {
+        self.effects.starting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
+    }
+}
 
 /// The cgroup's limits, from what the spec asks for. A limit without a request asks for that much, as in a Pod.
 pub(super) fn limits(spec: &ContainerSpec) -> Limits {
@@ -76,7 +89,17 @@ fn device_rules(spec: &ContainerSpec, declared: &[oci_spec::runtime::LinuxDevice
 
 impl Effects {
     pub(super) fn start(self: &Arc<Self>, wanted: &Wanted) -> Done {
-        match self.try_start(wanted) {
+        // An attempt that was given up as hung may still be at it; there is never a second one beside it.
+        let begun = Instant::now();
+        let started = match self.claim_start(&wanted.uid) {
+            Some(_claim) => self.try_start(wanted, begun),
+            None => Err(Failed(
+                FailureReason::DeadlineExceeded,
+                "an earlier attempt still hangs; look at the storage and the volumes behind its mounts"
+                    .to_owned(),
+            )),
+        };
+        match started {
             Ok(process) => Done::Started { run: wanted.run, process },
             Err(Failed(reason, message)) => {
                 let cgroup = self.cgroup(&wanted.uid);
@@ -85,7 +108,12 @@ impl Effects {
         }
     }
 
-    fn try_start(self: &Arc<Self>, wanted: &Wanted) -> Result<ProcessState, Failed> {
+    fn claim_start(self: &Arc<Self>, uid: &Uid) -> Option<StartClaim> {
+        let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        starting.insert(uid.clone()).then(|| StartClaim { effects: Arc::clone(self), uid: uid.clone() })
+    }
+
+    fn try_start(self: &Arc<Self>, wanted: &Wanted, begun: Instant) -> Result<ProcessState, Failed> {
         let config = |message| Failed(FailureReason::CreateContainerConfigError, message);
         let create = |message| Failed(FailureReason::CreateContainerError, message);
         let uid = wanted.uid.as_str();
@@ -157,6 +185,10 @@ impl Effects {
             .custom_flags(libc_nofollow())
             .open(&first)
             .map_err(|error| create(format!("cannot make {}: {error}", first.display())))?;
+        if begun.elapsed() > START_DEADLINE {
+            let message = format!("its storage was not ready within {} s", START_DEADLINE.as_secs());
+            return Err(Failed(FailureReason::DeadlineExceeded, message));
+        }
         let started = self
             .runtime
             .start(&request)
