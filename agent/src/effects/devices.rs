@@ -55,7 +55,7 @@ pub(super) fn all() -> Vec<LinuxDevice> {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => walk(&path, depth + 1, found),
                 Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
-                    found.extend(device(&path, &path))
+                    found.extend(device(&path, &path));
                 }
                 _ => {}
             }

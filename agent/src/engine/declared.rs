@@ -111,7 +111,7 @@ impl Sources {
                             claim: Claim { source: source.clone(), file },
                             created_at,
                             deleted_at,
-                        })
+                        });
                     }
                 }
             }

@@ -5,36 +5,17 @@ use stower_runtime::caps;
 
 use super::SpecError;
 
-/// What Docker, podman and Kubernetes give without a word.
-const DEFAULT: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
 fn mask<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u64, SpecError> {
     caps::from_names(names).map_err(SpecError::Capability)
 }
 
-/// The mask of the default set, less `drop`, with `add`; `ALL` in either means every one. A name in both is added, as in
+/// The mask of the usual set, less `drop`, with `add`; `ALL` in either means every one. A name in both is added, as in
 /// Kubernetes.
 pub(super) fn resolve(declared: Option<&Capabilities>, privileged: bool) -> Result<u64, SpecError> {
     if privileged {
         return mask(["ALL"]);
     }
-    let default = mask(DEFAULT)?;
-    let Some(declared) = declared else { return Ok(default) };
+    let Some(declared) = declared else { return Ok(caps::DEFAULT) };
     let is_all = |name: &&String| name.eq_ignore_ascii_case("ALL");
     let named = |names: &[String]| {
         let upper: Vec<String> =
@@ -47,7 +28,7 @@ pub(super) fn resolve(declared: Option<&Capabilities>, privileged: bool) -> Resu
         {
             (true, _) => mask(["ALL"])?,
             (false, true) => 0,
-            (false, false) => default,
+            (false, false) => caps::DEFAULT,
         };
     Ok((start & !drop) | add)
 }

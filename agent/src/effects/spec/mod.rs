@@ -7,36 +7,18 @@ use std::{
 
 use oci_spec::runtime::{
     LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDevice, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
-    MountBuilder, PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use stower_crds::{ContainerSpec, ProfileType};
+use stower_runtime::defaults::{
+    MASKED_PATHS, PATH, READONLY_PATHS, SHM_SIZE, mount as mount_of, mounts as usual_mounts,
+};
 use stower_storage::ImageConfig;
 
 mod caps;
 mod expand;
 #[cfg(test)]
 mod tests;
-
-/// What a container's first process finds where neither image nor spec says otherwise.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Hidden as Docker and containerd hide them, with the later additions for power and interrupt side channels.
-const MASKED: &[&str] = &[
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-/// Readable and not writable.
-const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// All that the specification is made from.
 #[derive(Debug)]
@@ -136,8 +118,8 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Built, SpecError> {
     let linux = LinuxBuilder::default()
         .namespaces(built(namespaces(spec))?)
         .devices(devices)
-        .masked_paths(paths(MASKED))
-        .readonly_paths(paths(READONLY));
+        .masked_paths(paths(&MASKED_PATHS))
+        .readonly_paths(paths(&READONLY_PATHS));
     let mut linux = built(linux.build())?;
     linux.set_resources(None);
     linux.set_seccomp(None);
@@ -169,8 +151,7 @@ fn environment(input: &Input<'_>) -> Vec<String> {
         Some(slot) => slot.1 = value,
         None => env.push((name.to_owned(), value)),
     };
-    let (name, value) = DEFAULT_PATH.split_once('=').unwrap_or_default();
-    set(name, value.to_owned());
+    set("PATH", PATH.to_owned());
     let host_name = input.spec.hostname.as_deref().unwrap_or(input.name);
     set("HOSTNAME", host_name.to_owned());
     for pair in &input.image.env {
@@ -297,44 +278,32 @@ fn namespaces(
     .collect()
 }
 
-fn mount(destination: &str, kind: &str, source: &Path, options: &[&str]) -> Result<Mount, SpecError> {
-    let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-    built(MountBuilder::default().destination(destination).typ(kind).source(source).options(options).build())
-}
-
 fn mounts(input: &Input<'_>, privileged: bool) -> Result<Vec<Mount>, SpecError> {
     let spec = input.spec;
-    let (ns, access) = (["nosuid", "noexec", "nodev"], if privileged { "rw" } else { "ro" });
-    let with = |extra: &[&'static str]| [&ns[..], extra].concat();
-    let mut mounts = vec![
-        mount("/proc", "proc", Path::new("proc"), &ns)?,
-        mount("/dev", "tmpfs", Path::new("tmpfs"), &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
-        mount(
-            "/dev/pts",
-            "devpts",
-            Path::new("devpts"),
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        )?,
-        mount("/dev/mqueue", "mqueue", Path::new("mqueue"), &ns)?,
-        mount("/sys", "sysfs", Path::new("sysfs"), &with(&[access]))?,
-        mount("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &with(&[access]))?,
-    ];
-    if spec.host_ipc {
-        mounts.push(mount(
-            "/dev/shm",
-            "bind",
-            Path::new("/dev/shm"),
-            &["rbind", "nosuid", "noexec", "nodev"],
-        )?);
-    } else {
-        mounts.push(mount("/dev/shm", "tmpfs", Path::new("shm"), &with(&["mode=1777", "size=65536k"]))?);
+    let mut mounts = usual_mounts(SHM_SIZE);
+    for usual in &mut mounts {
+        if privileged && let Some(options) = usual.options() {
+            let writable = options
+                .iter()
+                .map(|o| if o == "ro" { "rw".to_owned() } else { o.clone() })
+                .collect::<Vec<_>>();
+            usual.set_options(Some(writable));
+        }
+        if spec.host_ipc && usual.destination() == Path::new("/dev/shm") {
+            *usual = mount_of("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]);
+        }
     }
+    let bind = |destination: &str, source: &Path, options: &[&str]| {
+        let mut mount = mount_of(destination, "bind", "", options);
+        mount.set_source(Some(source.to_owned()));
+        mount
+    };
     let taken = |path: &str| spec.volume_mounts.iter().any(|m| m.mount_path.trim_end_matches('/') == path);
     for (path, name) in
         [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")]
     {
         if !taken(path) {
-            mounts.push(mount(path, "bind", &input.files.join(name), &["bind", "rprivate"])?);
+            mounts.push(bind(path, &input.files.join(name), &["bind", "rprivate"]));
         }
     }
     // Outer before inner, whatever the order in the spec.
@@ -345,7 +314,7 @@ fn mounts(input: &Input<'_>, privileged: bool) -> Result<Vec<Mount>, SpecError> 
             input.volumes.get(&volume.name).ok_or_else(|| SpecError::NoVolume(volume.name.clone()))?;
         let access: &[&str] =
             if volume.read_only { &["rbind", "rprivate", "rro"] } else { &["rbind", "rprivate", "rw"] };
-        mounts.push(mount(&volume.mount_path, "bind", source, access)?);
+        mounts.push(bind(&volume.mount_path, source, access));
     }
     Ok(mounts)
 }
