@@ -28,6 +28,8 @@ pub struct LogReader {
     since: Option<Timestamp>,
     /// Lines still to be passed over.
     skip: usize,
+    /// Streams whose begun line is not wanted, unless it is ended after all.
+    unwanted_end: [bool; 2],
     found: VecDeque<LogEvent>,
 }
 
@@ -56,13 +58,15 @@ impl LogReader {
             pieces: [None, None],
             since,
             skip: 0,
+            unwanted_end: [false; 2],
             found: VecDeque::new(),
         };
-        if let Some(Start { mut file, seq, offset, skip }) = start {
+        if let Some(Start { mut file, seq, offset, skip, unwanted_end }) = start {
             file.seek(SeekFrom::Start(offset))
                 .map_err(|source| LogError::Read { file: name(run, seq), source })?;
             reader.file = Some((file, seq));
             reader.skip = skip;
+            reader.unwanted_end = unwanted_end;
         }
         Ok(reader)
     }
@@ -96,7 +100,8 @@ impl LogReader {
     /// The begins of lines whose end is not written. Ask when the run has ended, or when no more is to be read.
     pub fn finish(&mut self) -> Vec<LogEvent> {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            if let Some(Pieces { time, text }) = self.pieces[stream as usize].take() {
+            let begun = self.pieces[stream as usize].take();
+            if let Some(Pieces { time, text }) = begun.filter(|_| !self.unwanted_end[stream as usize]) {
                 self.line(LogLine { time, stream, text, complete: false }, true);
             }
         }
@@ -128,6 +133,7 @@ impl LogReader {
         if self.skip > 0 {
             self.skip -= usize::from(last_piece);
         } else if self.since.is_none_or(|since| line.time >= since) {
+            self.unwanted_end[line.stream as usize] &= !line.complete;
             self.found.push_back(LogEvent::Line(line));
         }
     }
@@ -196,7 +202,7 @@ fn first_file_since(dir: &LogDir, run: u64, since: Timestamp) -> Result<Option<S
             Err(source) => return Err(LogError::Read { file: name(run, seq), source }),
         }
         if head(&begin).is_some_and(|(time, ..)| time < since) {
-            return Ok(Some(Start { file, seq, offset: 0, skip: 0 }));
+            return Ok(Some(Start { file, seq, offset: 0, skip: 0, unwanted_end: [false; 2] }));
         }
     }
     Ok(None)

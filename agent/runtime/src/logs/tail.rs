@@ -17,6 +17,8 @@ pub(super) struct Start {
     pub(super) offset: u64,
     /// Lines that end behind the place and are not wanted.
     pub(super) skip: usize,
+    /// By stream: its last line was never ended and is not wanted.
+    pub(super) unwanted_end: [bool; 2],
 }
 
 /// The place of the last `lines` lines of a run; `None` when there is no file. Reads only as much as these lines have,
@@ -30,14 +32,21 @@ pub(super) fn tail(dir: &LogDir, run: u64, lines: usize) -> Result<Option<Start>
         let size = file.metadata().map_err(failed)?.len();
         let end = backward(&file, size, |offset, begin| search.record(offset, begin)).map_err(failed)?;
         match (search.take_place(), &start) {
-            (Some((offset, skip)), _) => start = Some(Start { file, seq, offset, skip }),
+            (Some((offset, skip)), _) => {
+                start = Some(Start { file, seq, offset, skip, unwanted_end: [false; 2] });
+            }
             // No line is wanted: the end of the last file. What is torn there may be in the making.
-            (None, None) => start = Some(Start { file, seq, offset: end, skip: 0 }),
+            (None, None) => {
+                start = Some(Start { file, seq, offset: end, skip: 0, unwanted_end: [false; 2] });
+            }
             (None, Some(_)) => {}
         }
         if search.done() {
             break;
         }
+    }
+    if let Some(start) = &mut start {
+        start.unwanted_end = search.unwanted_end;
     }
     Ok(start)
 }
@@ -79,6 +88,8 @@ struct Search {
     counted: usize,
     /// Line ends found that are not wanted any more.
     unwanted: usize,
+    /// As [`Start::unwanted_end`].
+    unwanted_end: [bool; 2],
     streams: [State; 2],
     /// Offset of the first wanted record of this file, and the unwanted line ends behind it.
     place: Option<(u64, usize)>,
@@ -96,7 +107,7 @@ struct State {
 
 impl Search {
     fn new(wanted: usize) -> Self {
-        Self { wanted, counted: 0, unwanted: 0, streams: [State::default(); 2], place: None, beyond: 0 }
+        Self { wanted, counted: 0, unwanted: 0, unwanted_end: [false; 2], streams: [State::default(); 2], place: None, beyond: 0 }
     }
 
     fn done(&self) -> bool {
@@ -123,8 +134,11 @@ impl Search {
         if of_wanted {
             self.counted += usize::from(ends_line);
             self.place = Some((offset, self.unwanted));
-        } else if ends_line {
+        } else if tag == Tag::Full {
             self.unwanted += 1;
+        } else if ends_line {
+            // It has no end that could be counted while reading on.
+            self.unwanted_end[stream as usize] = true;
         }
         !self.done()
     }
