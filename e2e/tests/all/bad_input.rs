@@ -36,13 +36,13 @@ fn malformed_manifests_are_refused_by_name_and_place() -> Result<()> {
             &["terminationGracePeriodSeconds"],
         ),
         (container("a", "busybox", "  restartPolicy: Sometimes\n"), &["restartPolicy", "Sometimes"]),
-        (container("Not_A_Name", "busybox", ""), &["Not_A_Name"]),
+        (container("Not_A_Name", "busybox", ""), &["metadata.name", "RFC 1123"]),
         (
             "apiVersion: stower.dev/v1alpha1\nkind: Container\nmetadata: {name: a}\nspec: {}\n".into(),
             &["image"],
         ),
         ("apiVersion: stower.dev/v1alpha1\nkind: Barrel\nmetadata: {name: a}\n".into(), &["Barrel"]),
-        (container("a", "busybox", "  args: [unclosed\n"), &[":7"]),
+        (container("a", "busybox", "  args: [unclosed\n"), &[":6:9"]),
     ];
     for (text, words) in cases {
         refused_with(&node, &text, words)?;

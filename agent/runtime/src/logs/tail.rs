@@ -107,7 +107,15 @@ struct State {
 
 impl Search {
     fn new(wanted: usize) -> Self {
-        Self { wanted, counted: 0, unwanted: 0, unwanted_end: [false; 2], streams: [State::default(); 2], place: None, beyond: 0 }
+        Self {
+            wanted,
+            counted: 0,
+            unwanted: 0,
+            unwanted_end: [false; 2],
+            streams: [State::default(); 2],
+            place: None,
+            beyond: 0,
+        }
     }
 
     fn done(&self) -> bool {
