@@ -20,6 +20,7 @@ mod effects;
 mod engine;
 pub mod events;
 mod journal;
+mod memory;
 mod metrics;
 pub mod node;
 mod paths;

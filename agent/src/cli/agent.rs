@@ -33,6 +33,7 @@ pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
     })
     .map_err(|error| CliError::Message(chain(&error)))?;
     logs()?;
+    crate::memory::configure();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

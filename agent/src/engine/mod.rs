@@ -46,6 +46,8 @@ pub(crate) struct Inputs {
 
 /// How many inputs are taken together before a plan is made.
 const BATCH: usize = 1024;
+/// How long after work the memory that it took is given back.
+const REST: Duration = Duration::from_secs(2);
 /// How long the loop sleeps at most when there is something to look at again.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -193,8 +195,10 @@ impl Engine {
 
     /// Runs until the process ends.
     pub(crate) async fn run(mut self, mut inputs: Inputs) {
+        // Set by work, and done once after it.
+        let mut trim = false;
         loop {
-            self.turn();
+            trim |= self.turn();
             let sleep = self.wakes.first().map_or(LONGEST_SLEEP, |(at, _)| {
                 time::now_mono().until(*at).clamp(Duration::from_millis(1), LONGEST_SLEEP)
             });
@@ -203,7 +207,11 @@ impl Engine {
                 Some(told) = inputs.told.recv() => self.told(told),
                 Some(update) = inputs.changed.recv() => self.changed(update),
                 Some(request) = inputs.asked.recv() => self.asked(request),
-                () = tokio::time::sleep(sleep) => {}
+                () = tokio::time::sleep(if trim { sleep.min(REST) } else { sleep }) => {
+                    if std::mem::take(&mut trim) && sleep >= REST {
+                        crate::memory::trim();
+                    }
+                }
             }
             for _ in 0..BATCH {
                 if let Ok(told) = inputs.told.try_recv() {
@@ -219,8 +227,8 @@ impl Engine {
         }
     }
 
-    /// One turn: plan what is dirty, remember, begin, publish.
-    fn turn(&mut self) {
+    /// One turn: plan what is dirty, remember, begin, publish. False when there was nothing.
+    fn turn(&mut self) -> bool {
         self.image_answer = None;
         let now = time::now(&self.boot_id);
         while let Some((at, uid)) = self.wakes.first().cloned() {
@@ -231,7 +239,7 @@ impl Engine {
             self.dirty.insert(uid);
         }
         if self.dirty.is_empty() {
-            return;
+            return false;
         }
         let begun = Instant::now();
         let dirty: Vec<Uid> = std::mem::take(&mut self.dirty).into_iter().collect();
@@ -240,6 +248,7 @@ impl Engine {
         self.publish(&dirty, &now);
         self.node.metrics.reconciles.inc();
         self.node.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
+        true
     }
 
     fn plan_for(&self, uids: &[Uid], now: &Now) -> Plan {

@@ -210,7 +210,9 @@ impl Bench {
         let agent = self.node.agent_pid()?;
         let shims = self.pids()?.into_iter().map(process::parent).collect::<Result<Vec<_>>>()?;
         let used = || -> Result<(u64, u64)> {
-            Ok((cpu_ns(agent)?, shims.iter().map(|pid| cpu_ns(*pid)).sum::<Result<u64>>()?))
+            // Of the whole process, threads that ended meanwhile included; in ticks of 10 ms.
+            let ticks = process::cpu_ticks(agent)?.saturating_mul(10_000_000);
+            Ok((ticks, shims.iter().map(|pid| cpu_ns(*pid)).sum::<Result<u64>>()?))
         };
         // What a start leaves to do later is not idleness.
         std::thread::sleep(Duration::from_secs(5));
