@@ -290,7 +290,7 @@ pub struct Node {
 }
 
 /// How many changes a watch may lag behind before it has to list again.
-const CHANGES_KEPT: usize = 4096;
+const CHANGES_KEPT: usize = 1024;
 /// How long a request waits for the loop before it is said to be stuck.
 const LOOP_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -12,7 +12,7 @@ use super::backend::Backend;
 use crate::node::{Change, ObjectView};
 
 /// How many changes are kept.
-const KEPT: usize = 4096;
+const KEPT: usize = 512;
 
 /// One change, with what was there before it.
 #[derive(Debug)]

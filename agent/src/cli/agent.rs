@@ -36,6 +36,8 @@ pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
     crate::memory::configure();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // A burst of starts makes many threads; their stacks are not kept for the next one.
+        .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()
         .map_err(|error| CliError::Message(format!("cannot start the agent's threads: {error}")))?;
     runtime.block_on(crate::run::run(config)).map_err(|error| CliError::Message(chain(error.as_ref())))
