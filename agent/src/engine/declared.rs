@@ -314,6 +314,10 @@ impl Engine {
             if let Some(handle) = &self.sources.handle {
                 handle.doubt();
             }
+            if changes.source {
+                let dir = self.sources.manifests.display().to_string();
+                self.node.events.add(bad_file(&dir, &format!("{dir}: {why}")));
+            }
             tracing::warn!(why, "the manifests directory is not followed at present");
         }
         self.say_ready();
