@@ -9,22 +9,35 @@
 //! Everything is a pure function of its input: no file, clock or socket is touched here.
 
 mod admit;
+mod config;
 mod container;
 mod crd;
+mod data_container;
 mod duration;
 mod meta;
 mod quantity;
 mod signal;
 mod text;
+mod volume;
 mod yaml;
 
+pub use k8s_openapi::{
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
 pub use admit::{AdmitContext, FieldError, Object, admit, prepare, read_accepted, spec_changed};
+pub use config::{ConfigData, config_map_data, secret_data};
 pub use container::*;
 pub use crd::{crd, crd_yaml};
+pub use data_container::{
+    DataContainer, DataContainerSpec, DataContainerStatus, DataVolume, DataVolumeStatus,
+};
 pub use duration::{Duration, ParseDurationError};
 pub use meta::{Generation, Kind, Name, NameError, Namespace, ObjectKey, ParseKindError, Time, Uid};
 pub use quantity::{ParseQuantityError, Quantity};
 pub use signal::{ParseSignalError, Signal};
+pub use volume::{Owner, ReclaimPolicy, Volume, VolumeDriver, VolumePhase, VolumeSpec, VolumeStatus};
 pub use yaml::{Document, Limits, Location, ParseError, read_documents, to_yaml};
 
 /// The API group of the kinds.

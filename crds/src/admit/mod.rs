@@ -7,20 +7,17 @@ mod support;
 
 use std::sync::LazyLock;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use self::schema::{Errors, Path, Schema};
-use crate::{API_VERSION, Container, Kind, Location, Namespace, ObjectKey, Uid, crd};
+use crate::{
+    API_VERSION, ConfigMap, Container, DataContainer, Kind, Location, Name, Namespace, ObjectKey, Secret,
+    Uid, Volume, config, crd,
+};
 
-/// Kinds that the project has or will have and this version does not run, with the group they are of.
-const NOT_YET: &[(&str, &str)] = &[
-    (crate::GROUP, "Volume"),
-    (crate::GROUP, "DataContainer"),
-    (crate::GROUP, "ContainerSet"),
-    (crate::GROUP, "NodeAgent"),
-    ("", "ConfigMap"),
-    ("", "Secret"),
-];
+/// Kinds that the project will have and this version does not run, with the group they are of.
+const NOT_YET: &[(&str, &str)] = &[(crate::GROUP, "ContainerSet"), (crate::GROUP, "NodeAgent")];
 
 /// What is known beside the document.
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,6 +69,14 @@ impl std::fmt::Display for FieldError {
 pub enum Object {
     /// A container.
     Container(Box<Container>),
+    /// A set of volumes.
+    DataContainer(Box<DataContainer>),
+    /// A volume.
+    Volume(Box<Volume>),
+    /// Values.
+    ConfigMap(Box<ConfigMap>),
+    /// Secret values.
+    Secret(Box<Secret>),
 }
 
 impl Object {
@@ -79,25 +84,58 @@ impl Object {
     pub fn kind(&self) -> Kind {
         match self {
             Object::Container(_) => Kind::Container,
+            Object::DataContainer(_) => Kind::DataContainer,
+            Object::Volume(_) => Kind::Volume,
+            Object::ConfigMap(_) => Kind::ConfigMap,
+            Object::Secret(_) => Kind::Secret,
+        }
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Object::Container(object) => &object.metadata,
+            Object::DataContainer(object) => &object.metadata,
+            Object::Volume(object) => &object.metadata,
+            Object::ConfigMap(object) => &object.metadata,
+            Object::Secret(object) => &object.metadata,
         }
     }
 
     /// Its key.
     pub fn key(&self) -> ObjectKey {
-        let Object::Container(container) = self;
-        container.key()
+        let metadata = self.metadata();
+        let checked = "admission filled in and checked it";
+        let namespace = Namespace::new(metadata.namespace.clone().unwrap_or_default()).expect(checked);
+        let name = Name::new(metadata.name.clone().unwrap_or_default()).expect(checked);
+        ObjectKey::new(self.kind(), namespace, name)
     }
 
     /// Its UID, where it has one.
     pub fn uid(&self) -> Option<Uid> {
-        let Object::Container(container) = self;
-        container.metadata.uid.as_ref().and_then(|uid| Uid::new(uid.as_str()).ok())
+        self.metadata().uid.as_ref().and_then(|uid| Uid::new(uid.as_str()).ok())
+    }
+
+    /// The node that it is for, where it names one.
+    pub fn node_name(&self) -> Option<&str> {
+        match self {
+            Object::Container(object) => object.spec.node_name.as_deref(),
+            Object::DataContainer(object) => object.spec.node_name.as_deref(),
+            Object::Volume(object) => object.spec.node_name.as_deref(),
+            Object::ConfigMap(_) | Object::Secret(_) => None,
+        }
     }
 
     /// The object as JSON, with its defaults.
     pub fn to_value(&self) -> Value {
-        let Object::Container(container) = self;
-        serde_json::to_value(container).expect("an object is JSON")
+        let value = match self {
+            Object::Container(object) => serde_json::to_value(object),
+            Object::DataContainer(object) => serde_json::to_value(object),
+            Object::Volume(object) => serde_json::to_value(object),
+            Object::ConfigMap(object) => serde_json::to_value(object),
+            Object::Secret(object) => serde_json::to_value(object),
+        };
+        value.expect("an object is JSON")
     }
 }
 
@@ -127,9 +165,16 @@ pub fn admit(mut value: Value, context: &AdmitContext<'_>) -> Result<Object, Vec
 
     let old = context.old.map(Object::to_value);
     rules::check(kind, &value, old.as_ref())?;
+    if kind.is_core() {
+        let refused = config::check(&value, old.as_ref());
+        if !refused.is_empty() {
+            return Err(refused.into_iter().map(|(path, why)| FieldError::field(&path, why)).collect());
+        }
+        config::fold_string_data(&mut value);
+    }
 
     let mut errors = Errors::default();
-    support::check(&value, &mut errors);
+    support::check(kind, &value, &mut errors);
     errors.check()?;
 
     decode(kind, value)
@@ -155,32 +200,50 @@ pub fn read_accepted(value: Value) -> Result<Object, Vec<FieldError>> {
     metadata::check(&value, &mut errors);
     errors.check()?;
     let object = decode(kind, value)?;
-    let Object::Container(container) = &object;
-    if container.metadata.name.is_none() || container.metadata.namespace.is_none() {
+    if object.metadata().name.is_none() || object.metadata().namespace.is_none() {
         return Err(vec![FieldError::field("metadata", "name and namespace are required".to_owned())]);
     }
     Ok(object)
 }
 
-/// Whether the defaulted specs of two objects differ, which makes a new generation.
+/// Whether the defaulted specs of two objects differ, which makes a new generation. Of values without a spec, all but
+/// the metadata counts.
 pub fn spec_changed(old: &Object, new: &Object) -> bool {
-    let (Object::Container(old), Object::Container(new)) = (old, new);
-    old.spec != new.spec
+    match (old, new) {
+        (Object::Container(old), Object::Container(new)) => old.spec != new.spec,
+        (Object::DataContainer(old), Object::DataContainer(new)) => old.spec != new.spec,
+        (Object::Volume(old), Object::Volume(new)) => old.spec != new.spec,
+        (Object::ConfigMap(old), Object::ConfigMap(new)) => {
+            (&old.data, &old.binary_data, old.immutable) != (&new.data, &new.binary_data, new.immutable)
+        }
+        (Object::Secret(old), Object::Secret(new)) => {
+            (&old.data, &old.type_, old.immutable) != (&new.data, &new.type_, new.immutable)
+        }
+        _ => true,
+    }
 }
 
 fn decode(kind: Kind, value: Value) -> Result<Object, Vec<FieldError>> {
     let decoded = match kind {
-        Kind::Container => {
-            serde_json::from_value(value).map(|container| Object::Container(Box::new(container)))
-        }
+        Kind::Container => serde_json::from_value(value).map(Object::Container),
+        Kind::DataContainer => serde_json::from_value(value).map(Object::DataContainer),
+        Kind::Volume => serde_json::from_value(value).map(Object::Volume),
+        Kind::ConfigMap => serde_json::from_value(value).map(Object::ConfigMap),
+        Kind::Secret => serde_json::from_value(value).map(Object::Secret),
     };
-    decoded.map_err(|error| vec![FieldError::document(error.to_string())])
+    decoded.map_err(|error| {
+        let message = error.to_string();
+        // What is no base64 is found here, and its value may be secret.
+        let message =
+            if kind == Kind::Secret { "data: every value must be base64".to_owned() } else { message };
+        vec![FieldError::document(message)]
+    })
 }
 
 /// The compiled schema of a kind, with `metadata` and without `status`.
 fn compiled(kind: Kind) -> &'static Schema {
-    static CONTAINER: LazyLock<Schema> = LazyLock::new(|| {
-        let mut schema = crd::schema(Kind::Container).clone();
+    fn of(kind: Kind) -> Schema {
+        let mut schema = crd::schema(kind).clone();
         if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
             properties.remove("status");
             properties.insert("metadata".to_owned(), metadata::schema());
@@ -188,11 +251,24 @@ fn compiled(kind: Kind) -> &'static Schema {
                 properties.insert(name.to_owned(), serde_json::json!({ "type": "string", "maxLength": 253 }));
             }
         }
-        schema["required"] = serde_json::json!(["apiVersion", "kind", "metadata", "spec"]);
+        schema["required"] = if kind.is_core() {
+            serde_json::json!(["apiVersion", "kind", "metadata"])
+        } else {
+            serde_json::json!(["apiVersion", "kind", "metadata", "spec"])
+        };
         Schema::compile(&schema).expect("the schema of a kind compiles")
-    });
+    }
+    static CONTAINER: LazyLock<Schema> = LazyLock::new(|| of(Kind::Container));
+    static DATA_CONTAINER: LazyLock<Schema> = LazyLock::new(|| of(Kind::DataContainer));
+    static VOLUME: LazyLock<Schema> = LazyLock::new(|| of(Kind::Volume));
+    static CONFIG_MAP: LazyLock<Schema> = LazyLock::new(|| of(Kind::ConfigMap));
+    static SECRET: LazyLock<Schema> = LazyLock::new(|| of(Kind::Secret));
     match kind {
         Kind::Container => &CONTAINER,
+        Kind::DataContainer => &DATA_CONTAINER,
+        Kind::Volume => &VOLUME,
+        Kind::ConfigMap => &CONFIG_MAP,
+        Kind::Secret => &SECRET,
     }
 }
 
@@ -215,15 +291,23 @@ fn read_kind(value: &Value) -> Result<Kind, FieldError> {
     }
     let known = Kind::ALL.iter().find(|known| known.as_str() == kind);
     match known {
-        Some(known) if api_version == API_VERSION => Ok(*known),
+        Some(known) if api_version == known.api_version() => Ok(*known),
         _ => {
-            let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+            let names = |core: bool| {
+                let all: Vec<&str> = Kind::ALL
+                    .iter()
+                    .filter(|kind| kind.is_core() == core)
+                    .map(|kind| kind.as_str())
+                    .collect();
+                all.join(", ")
+            };
             let shown = |text: &str| schema::show(&Value::String(text.to_owned()));
             Err(FieldError::document(format!(
-                "no kind {} in version {}: there is {} in {API_VERSION}",
+                "no kind {} in version {}: there are {} in {API_VERSION}, and {} in v1",
                 shown(kind),
                 shown(api_version),
-                all.join(", "),
+                names(false),
+                names(true),
             )))
         }
     }

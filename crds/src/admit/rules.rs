@@ -8,12 +8,18 @@ use serde_json::Value;
 use super::FieldError;
 use crate::{Kind, crd};
 
-/// The rules of a kind.
-fn compiled(kind: Kind) -> &'static CompiledSchema {
+/// The rules of a kind; a kind of `core/v1` has none.
+fn compiled(kind: Kind) -> Option<&'static CompiledSchema> {
     static CONTAINER: LazyLock<CompiledSchema> =
         LazyLock::new(|| compile_schema(crd::schema(Kind::Container)));
+    static DATA_CONTAINER: LazyLock<CompiledSchema> =
+        LazyLock::new(|| compile_schema(crd::schema(Kind::DataContainer)));
+    static VOLUME: LazyLock<CompiledSchema> = LazyLock::new(|| compile_schema(crd::schema(Kind::Volume)));
     match kind {
-        Kind::Container => &CONTAINER,
+        Kind::Container => Some(&CONTAINER),
+        Kind::DataContainer => Some(&DATA_CONTAINER),
+        Kind::Volume => Some(&VOLUME),
+        Kind::ConfigMap | Kind::Secret => None,
     }
 }
 
@@ -23,7 +29,8 @@ thread_local! {
 
 /// Evaluates all rules on an object that the schema accepts; those with `oldSelf` only when there is an old one.
 pub(super) fn check(kind: Kind, value: &Value, old: Option<&Value>) -> Result<(), Vec<FieldError>> {
-    let verdict = VALIDATOR.with(|validator| validator.validate_compiled(compiled(kind), value, old));
+    let Some(rules) = compiled(kind) else { return Ok(()) };
+    let verdict = VALIDATOR.with(|validator| validator.validate_compiled(rules, value, old));
     verdict.map_err(|errors| {
         errors
             .into_vec()
@@ -41,5 +48,9 @@ pub(super) fn prepare(kind: Kind) {
 /// Rules that do not compile, for a test.
 #[cfg(test)]
 pub(super) fn broken(kind: Kind) -> Vec<String> {
-    compiled(kind).compilation_errors().iter().map(|error| format!("{error:?}")).collect()
+    compiled(kind)
+        .into_iter()
+        .flat_map(|rules| rules.compilation_errors())
+        .map(|e| format!("{e:?}"))
+        .collect()
 }

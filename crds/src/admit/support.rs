@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::schema::{Errors, Path, show};
+use crate::Kind;
 
 /// How far a field is supported.
 #[derive(Debug, Clone, Copy)]
@@ -17,23 +18,13 @@ enum Support {
 
 use Support::{Bool, Only, Unset};
 
-/// Fields, with `[]` for every item of a list.
-const TABLE: &[(&str, Support)] = &[
+/// Fields of a Container, with `[]` for every item of a list.
+const CONTAINER: &[(&str, Support)] = &[
     ("spec.imagePullSecrets", Unset),
-    ("spec.env[].valueFrom", Unset),
-    ("spec.envFrom", Unset),
     ("spec.ports[].hostPort", Unset),
     ("spec.ports[].hostIP", Unset),
     ("spec.resources.limits.ephemeral-storage", Unset),
     ("spec.resources.requests.ephemeral-storage", Unset),
-    ("spec.volumes[].volume", Unset),
-    ("spec.volumes[].configMap", Unset),
-    ("spec.volumes[].secret", Unset),
-    ("spec.volumes[].emptyDir.medium", Only(&[""])),
-    ("spec.volumes[].emptyDir.sizeLimit", Unset),
-    ("spec.volumeMounts[].subPath", Unset),
-    ("spec.volumeMounts[].mountPropagation", Only(&["None"])),
-    ("spec.volumesFrom", Unset),
     ("spec.restart.rules", Unset),
     ("spec.startupProbe", Unset),
     ("spec.livenessProbe", Unset),
@@ -51,9 +42,20 @@ const TABLE: &[(&str, Support)] = &[
     ("spec.runtime", Unset),
 ];
 
+/// Fields of a Volume.
+const VOLUME: &[(&str, Support)] = &[("spec.driver", Only(&["local", "tmpfs", "hostPath"]))];
+
+fn table(kind: Kind) -> &'static [(&'static str, Support)] {
+    match kind {
+        Kind::Container => CONTAINER,
+        Kind::Volume => VOLUME,
+        Kind::DataContainer | Kind::ConfigMap | Kind::Secret => &[],
+    }
+}
+
 /// Reports what is set and not supported.
-pub(super) fn check(value: &Value, errors: &mut Errors) {
-    for (path, support) in TABLE {
+pub(super) fn check(kind: Kind, value: &Value, errors: &mut Errors) {
+    for (path, support) in table(kind) {
         walk(value, path, *support, Path::Root, errors);
     }
 }
@@ -100,6 +102,6 @@ fn is_empty(value: &Value) -> bool {
 
 /// The paths of the table, for a test that each is a field of the schema.
 #[cfg(test)]
-pub(super) fn paths() -> impl Iterator<Item = &'static str> {
-    TABLE.iter().map(|(path, _)| *path)
+pub(super) fn paths(kind: Kind) -> impl Iterator<Item = &'static str> {
+    table(kind).iter().map(|(path, _)| *path)
 }

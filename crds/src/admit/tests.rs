@@ -30,13 +30,15 @@ fn accept(fields: &Value) -> Object {
 }
 
 fn spec(fields: &Value) -> crate::ContainerSpec {
-    let Object::Container(container) = accept(fields);
+    let Object::Container(container) = accept(fields) else { panic!("a Container") };
     container.spec
 }
 
 #[test]
 fn rules_compile() {
-    assert_eq!(rules::broken(Kind::Container), Vec::<String>::new());
+    for kind in Kind::ALL {
+        assert_eq!(rules::broken(*kind), Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -153,7 +155,7 @@ fn node_name_is_set_once() {
 
 #[test]
 fn defaults_are_those_of_the_schema_and_of_serde_alike() {
-    let Object::Container(admitted) = accept(&json!({}));
+    let Object::Container(admitted) = accept(&json!({})) else { panic!("a Container") };
     assert_eq!(admitted.spec, crate::ContainerSpec::new("docker.io/library/busybox:1.36"));
     let spec = admitted.spec;
     assert_eq!(spec.restart_policy, RestartPolicy::Always);
@@ -259,8 +261,9 @@ fn kinds_are_refused_by_name() {
 
 #[test]
 fn every_unsupported_path_is_a_field() {
-    for path in support::paths() {
-        let mut node = crd::schema(Kind::Container);
+    for (kind, path) in Kind::ALL.iter().flat_map(|kind| support::paths(*kind).map(move |path| (*kind, path)))
+    {
+        let mut node = crd::schema(kind);
         for part in path.split('.') {
             let (name, each) = part.strip_suffix("[]").map_or((part, false), |name| (name, true));
             node = &node["properties"][name];

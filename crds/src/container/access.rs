@@ -1,8 +1,8 @@
 //! What others ask of a spec: units, names and defaults that depend on more than one field.
 
 use super::{
-    Container, ContainerSpec, ContainerState, ContainerStateKind, HostPathVolumeSource, PullPolicy,
-    ResourceList, Volume,
+    Container, ContainerSpec, ContainerState, ContainerStateKind, HostPathVolumeSource, InlineVolume,
+    PullPolicy, ResourceList,
 };
 use crate::{Generation, ObjectKey, Signal, Uid};
 
@@ -84,7 +84,7 @@ impl ContainerSpec {
     }
 
     /// The volume of a name.
-    pub fn volume(&self, name: &str) -> Option<&Volume> {
+    pub fn volume(&self, name: &str) -> Option<&InlineVolume> {
         self.volumes.iter().find(|volume| volume.name == name)
     }
 
@@ -104,7 +104,7 @@ impl ContainerSpec {
     }
 
     /// The files and directories of the host that it uses.
-    pub fn host_paths(&self) -> impl Iterator<Item = (&Volume, &HostPathVolumeSource)> {
+    pub fn host_paths(&self) -> impl Iterator<Item = (&InlineVolume, &HostPathVolumeSource)> {
         self.volumes.iter().filter_map(|volume| volume.host_path.as_ref().map(|source| (volume, source)))
     }
 }

@@ -31,9 +31,9 @@ pub use status::{
     ContainerStatus, MountStatus, Phase, Reason, StateRunning, StateTerminated, StateWaiting,
 };
 pub use volumes::{
-    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathType, HostPathVolumeSource, KeyToPath,
-    MountPropagation, NamedVolumeSource, SecretVolumeSource, StorageMedium, Volume, VolumeMount,
-    VolumeSourceKind, VolumesFrom, VolumesFromKind,
+    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathType, HostPathVolumeSource, InlineVolume, KeyToPath,
+    MountPropagation, NamedVolumeSource, SecretVolumeSource, StorageMedium, VolumeMount, VolumeSourceKind,
+    VolumesFrom, VolumesFromKind,
 };
 
 use kube::{CustomResource, KubeSchema};
@@ -130,7 +130,7 @@ pub struct ContainerSpec {
 
     /// Volumes that `volumeMounts` can name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<Volume>,
+    pub volumes: Vec<InlineVolume>,
 
     /// DataContainers and Containers of the same namespace and node whose volumes are mounted at the same paths, in
     /// this order. A path in `volumeMounts` wins.

@@ -10,7 +10,7 @@ use crate::Quantity;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("[has(self.hostPath), has(self.emptyDir), has(self.volume), has(self.configMap), has(self.secret)].filter(set, set).size() == 1", "exactly one of hostPath, emptyDir, volume, configMap and secret must be set"))]
-pub struct Volume {
+pub struct InlineVolume {
     /// Name for `volumeMounts`, an RFC 1123 label.
     pub name: String,
     /// A file or directory of the host.
@@ -30,7 +30,7 @@ pub struct Volume {
     pub secret: Option<SecretVolumeSource>,
 }
 
-/// A borrowed view of the one source of a [`Volume`].
+/// A borrowed view of the one source of an [`InlineVolume`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VolumeSourceKind<'a> {
@@ -46,7 +46,7 @@ pub enum VolumeSourceKind<'a> {
     Secret(&'a SecretVolumeSource),
 }
 
-impl Volume {
+impl InlineVolume {
     /// The one source that is set; `None` for a volume that did not pass validation.
     pub fn source(&self) -> Option<VolumeSourceKind<'_>> {
         let host_path = self.host_path.as_ref().map(VolumeSourceKind::HostPath);

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::Kind;
+
 /// Most items of a list that has no line of its own.
 const ITEMS: u64 = 64;
 /// Most characters of a string that has no line of its own.
@@ -24,7 +26,7 @@ pub(crate) const CAPABILITY: &str = "^[A-Z][A-Z_]*$";
 pub(crate) const PERMISSIONS: &str = "^(r?w?m?|r?mw?|w?r?m?|w?mr?|m?r?w?|m?w?r?)$";
 
 /// What is added to the schema at a path.
-pub(crate) fn explicit(path: &str) -> Option<Map<String, Value>> {
+pub(crate) fn explicit(kind: Kind, path: &str) -> Option<Map<String, Value>> {
     let length = |min: u64, max: u64| json!({ "minLength": min, "maxLength": max });
     let text = |pattern: &str, max: u64| json!({ "pattern": pattern, "minLength": 1, "maxLength": max });
     let range = |min: i64, max: i64| json!({ "minimum": min, "maximum": max });
@@ -35,7 +37,22 @@ pub(crate) fn explicit(path: &str) -> Option<Map<String, Value>> {
         })
     };
     let seconds = || range(0, 86_400);
+    let storage = kind != Kind::Container;
     let added = match path {
+        "spec.mode" | "spec.volumes[].mode" if storage => range(0, 0o7777),
+        "spec.owner.uid" | "spec.owner.gid" | "spec.volumes[].owner.uid" | "spec.volumes[].owner.gid"
+            if storage =>
+        {
+            range(0, 2_147_483_647)
+        }
+        "spec.volumes" if storage => json!({
+            "minItems": 1, "maxItems": 64, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["mountPath"],
+        }),
+        "spec.volumes[].mountPath" if storage => text(MOUNT_PATH, 1024),
+        "spec.volumes[].volume" if storage => text(SUBDOMAIN, 253),
+        "spec.hostPath.path" if storage => text(ABSOLUTE, 1024),
+        "status.volumes" if storage => map(64, &["mountPath"]),
+        "status.users" if storage => items(1024),
         "spec.image" => length(1, 1024),
         "spec.imagePullSecrets" => map(16, &["name"]),
         "spec.command" | "spec.args" => items(1024),

@@ -11,16 +11,19 @@ use serde_json::{Map, Value, json};
 
 use crate::Kind;
 
-/// A CustomResourceDefinition as JSON, complete: an API server takes it as it is.
+/// A CustomResourceDefinition as JSON, complete: an API server takes it as it is. `null` for a kind of `core/v1`.
 pub fn crd(kind: Kind) -> Value {
     let derived = match kind {
         Kind::Container => crate::Container::crd(),
+        Kind::DataContainer => crate::DataContainer::crd(),
+        Kind::Volume => crate::Volume::crd(),
+        Kind::ConfigMap | Kind::Secret => return Value::Null,
     };
     let mut crd = serde_json::to_value(derived).expect("a definition is plain data");
     let schema = crd
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
         .expect("a derived definition has a schema for its one version");
-    finish(schema, "");
+    finish(kind, schema, "");
     if let Some(top) = schema.as_object_mut() {
         top.remove("title");
     }
@@ -29,25 +32,37 @@ pub fn crd(kind: Kind) -> Value {
 
 /// The schema of a kind: `openAPIV3Schema` of its [`crd`].
 pub(crate) fn schema(kind: Kind) -> &'static Value {
-    static CONTAINER: LazyLock<Value> = LazyLock::new(|| {
-        crd(Kind::Container)
+    fn of(kind: Kind) -> Value {
+        if kind.is_core() {
+            return crate::config::schema(kind);
+        }
+        crd(kind)
             .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
             .map(Value::take)
             .expect("a definition has a schema")
-    });
+    }
+    static CONTAINER: LazyLock<Value> = LazyLock::new(|| of(Kind::Container));
+    static DATA_CONTAINER: LazyLock<Value> = LazyLock::new(|| of(Kind::DataContainer));
+    static VOLUME: LazyLock<Value> = LazyLock::new(|| of(Kind::Volume));
+    static CONFIG_MAP: LazyLock<Value> = LazyLock::new(|| of(Kind::ConfigMap));
+    static SECRET: LazyLock<Value> = LazyLock::new(|| of(Kind::Secret));
     match kind {
         Kind::Container => &CONTAINER,
+        Kind::DataContainer => &DATA_CONTAINER,
+        Kind::Volume => &VOLUME,
+        Kind::ConfigMap => &CONFIG_MAP,
+        Kind::Secret => &SECRET,
     }
 }
 
 /// All CustomResourceDefinitions as YAML, one document each.
 pub fn crd_yaml() -> String {
-    let documents: Vec<String> = Kind::ALL.iter().map(|kind| crate::to_yaml(&crd(*kind))).collect();
+    let documents: Vec<String> = Kind::CUSTOM.iter().map(|kind| crate::to_yaml(&crd(*kind))).collect();
     documents.join("---\n")
 }
 
 /// Makes a derived schema one that holds for a server and for [`crate::admit`] alike.
-fn finish(schema: &mut Value, path: &str) {
+fn finish(kind: Kind, schema: &mut Value, path: &str) {
     let Some(node) = schema.as_object_mut() else { return };
     // `field: null` is refused with a message instead of being one more way to say nothing: `has()` in a rule is true
     // for it.
@@ -56,7 +71,7 @@ fn finish(schema: &mut Value, path: &str) {
         values.retain(|value| !value.is_null());
     }
     integer_format(node);
-    if let Some(extra) = bounds::explicit(path) {
+    if let Some(extra) = bounds::explicit(kind, path) {
         for (key, value) in extra {
             node.insert(key, value);
         }
@@ -65,11 +80,11 @@ fn finish(schema: &mut Value, path: &str) {
     if let Some(Value::Object(properties)) = node.get_mut("properties") {
         for (name, property) in properties {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            finish(property, &path);
+            finish(kind, property, &path);
         }
     }
     if let Some(items) = node.get_mut("items") {
-        finish(items, &format!("{path}[]"));
+        finish(kind, items, &format!("{path}[]"));
     }
 }
 

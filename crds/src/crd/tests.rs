@@ -15,18 +15,32 @@ fn walk(node: &Value, path: &str, visit: &mut impl FnMut(&Value, &str)) {
     assert!(!node["additionalProperties"].is_object(), "{path} is an open map");
 }
 
-/// `UPDATE=1 cargo test -p stower-crds` writes the file anew.
+fn walk_all(visit: &mut impl FnMut(&Value, &str)) {
+    for kind in Kind::CUSTOM {
+        walk(schema(*kind), kind.as_str(), visit);
+    }
+}
+
+/// `UPDATE=1 cargo test -p stower-crds` writes the files anew.
 #[test]
 fn the_committed_definitions_are_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds/containers.stower.dev.yaml");
-    let text = crd_yaml();
-    if env::var_os("UPDATE").is_some() {
-        fs::write(&path, &text).expect("writable");
+    for kind in Kind::CUSTOM {
+        let file = format!("../manifests/crds/{}.stower.dev.yaml", kind.plural());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = crate::to_yaml(&crd(*kind));
+        if env::var_os("UPDATE").is_some() {
+            fs::write(&path, &text).expect("writable");
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == text,
+            "{} is not current: run UPDATE=1 cargo test -p stower-crds",
+            path.display()
+        );
+        let read = crate::read_documents(text.as_bytes(), &crate::Limits::default()).unwrap();
+        assert_eq!(read[0].value, crd(*kind));
     }
-    let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == text, "{} is not current: run UPDATE=1 cargo test -p stower-crds", path.display());
-    let read = crate::read_documents(text.as_bytes(), &crate::Limits::default()).unwrap();
-    assert_eq!(read[0].value, crd(Kind::Container));
+    assert_eq!(crd_yaml().matches("kind: CustomResourceDefinition").count(), Kind::CUSTOM.len());
 }
 
 #[test]
@@ -44,7 +58,7 @@ fn names_are_as_documented() {
 
 #[test]
 fn every_value_is_bounded_and_described() {
-    walk(schema(Kind::Container), "", &mut |node, path| {
+    walk_all(&mut |node, path| {
         let bounded = match node["type"].as_str() {
             Some("string") => node["maxLength"].is_u64() || node["enum"].is_array(),
             Some("array") => node["maxItems"].is_u64() && node["x-kubernetes-list-type"].is_string(),
@@ -61,7 +75,7 @@ fn every_value_is_bounded_and_described() {
 /// Server-side apply merges a list by its keys only when each is required or has a default.
 #[test]
 fn keys_of_lists_are_required_or_defaulted() {
-    walk(schema(Kind::Container), "", &mut |node, path| {
+    walk_all(&mut |node, path| {
         for key in node["x-kubernetes-list-map-keys"].as_array().into_iter().flatten() {
             let required = node["items"]["required"].as_array().is_some_and(|names| names.contains(key));
             let name = key.as_str().expect("a name");
@@ -74,7 +88,7 @@ fn keys_of_lists_are_required_or_defaulted() {
 /// A person is told what is meant, not the pattern.
 #[test]
 fn patterns_have_an_explanation() {
-    walk(schema(Kind::Container), "", &mut |node, path| {
+    walk_all(&mut |node, path| {
         if let Some(pattern) = node["pattern"].as_str() {
             assert!(explain(pattern).is_some(), "{path}: {pattern}");
         }

@@ -40,22 +40,37 @@ pub enum NameError {
     NotUid,
 }
 
-/// A kind that this release runs.
+/// A kind that this release knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Kind {
     /// One process tree from one image.
     Container,
+    /// A named set of volumes that no process runs in.
+    DataContainer,
+    /// Named storage that outlives containers.
+    Volume,
+    /// Values for environments and files (`core/v1`).
+    ConfigMap,
+    /// The same, for what not everybody may read (`core/v1`).
+    Secret,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: &'static [Kind] = &[Kind::Container];
+    pub const ALL: &'static [Kind] =
+        &[Kind::Container, Kind::DataContainer, Kind::Volume, Kind::ConfigMap, Kind::Secret];
+    /// The kinds of the group `stower.dev`, which have a CustomResourceDefinition, a `spec` and a `status`.
+    pub const CUSTOM: &'static [Kind] = &[Kind::Container, Kind::DataContainer, Kind::Volume];
 
     /// The kind as documents name it: `Container`.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Container => "Container",
+            Kind::DataContainer => "DataContainer",
+            Kind::Volume => "Volume",
+            Kind::ConfigMap => "ConfigMap",
+            Kind::Secret => "Secret",
         }
     }
 
@@ -63,6 +78,10 @@ impl Kind {
     pub fn plural(self) -> &'static str {
         match self {
             Kind::Container => "containers",
+            Kind::DataContainer => "datacontainers",
+            Kind::Volume => "volumes",
+            Kind::ConfigMap => "configmaps",
+            Kind::Secret => "secrets",
         }
     }
 
@@ -70,6 +89,10 @@ impl Kind {
     pub fn singular(self) -> &'static str {
         match self {
             Kind::Container => "container",
+            Kind::DataContainer => "datacontainer",
+            Kind::Volume => "volume",
+            Kind::ConfigMap => "configmap",
+            Kind::Secret => "secret",
         }
     }
 
@@ -77,7 +100,21 @@ impl Kind {
     pub fn short_names(self) -> &'static [&'static str] {
         match self {
             Kind::Container => &["sctr"],
+            Kind::DataContainer => &["sdc"],
+            Kind::Volume => &["svol"],
+            Kind::ConfigMap => &["cm"],
+            Kind::Secret => &[],
         }
+    }
+
+    /// Group and version, as `apiVersion` in documents.
+    pub fn api_version(self) -> &'static str {
+        if self.is_core() { "v1" } else { crate::API_VERSION }
+    }
+
+    /// Whether it is of `core/v1`: plain values, without `spec` and `status`.
+    pub fn is_core(self) -> bool {
+        matches!(self, Kind::ConfigMap | Kind::Secret)
     }
 }
 
@@ -89,7 +126,7 @@ impl fmt::Display for Kind {
 
 /// No kind by that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no kind \"{0}\"; there is Container")]
+#[error("no kind \"{0}\"; there are Container, DataContainer, Volume, ConfigMap and Secret")]
 pub struct ParseKindError(String);
 
 impl FromStr for Kind {
