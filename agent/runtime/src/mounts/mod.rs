@@ -12,6 +12,8 @@ pub(crate) mod options;
 mod path;
 mod protect;
 mod source;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub(crate) use attach::{Root, attach_all, isolate};

@@ -124,9 +124,9 @@ pub(super) struct Peers {
     /// It is in a peer group.
     pub(super) shared: bool,
     /// It receives from one.
-    slave: bool,
+    pub(super) slave: bool,
     /// Where it is mounted.
-    place: String,
+    pub(super) place: String,
 }
 
 /// From the table of mounts (`proc_pid_mountinfo(5)`), found by the mount's id.
