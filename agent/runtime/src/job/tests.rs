@@ -52,7 +52,7 @@ fn the_defaults_make_a_job_and_the_same_one_twice() {
     let job = compile(&request(), "boot").unwrap();
     assert_eq!(job, compile(&request(), "boot").unwrap());
     assert_eq!((job.run, job.boot_id.as_str()), (3, "boot"));
-    assert!(job.loopback && job.populate_dev && !job.slave_propagation);
+    assert!(job.loopback && job.populate_dev);
     assert_eq!(job.devices.len(), 6);
     assert_eq!(
         job.mounts.iter().map(|m| m.destination.as_str()).collect::<Vec<_>>(),

@@ -7,14 +7,19 @@
 //! ```
 
 mod attach;
+mod below;
 pub(crate) mod options;
 mod path;
 mod protect;
+mod source;
+#[cfg(test)]
+mod tests;
 mod tree;
 
-pub(crate) use attach::{Root, attach_all, isolate, open_binds};
+pub(crate) use attach::{Root, attach_all, isolate};
 pub(crate) use path::{open_dir_making, open_inside};
 pub(crate) use protect::protect;
+pub(crate) use source::{open_following, open_others};
 pub(crate) use tree::fd_path;
 
 /// A procfs of this pid namespace that is attached nowhere, so that nothing can cover a part of it.
