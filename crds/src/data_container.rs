@@ -31,6 +31,8 @@ use crate::{Conditions, Generation, Owner, PullPolicy, Quantity, ReclaimPolicy, 
     printcolumn = r#"{"name":"Image","type":"string","jsonPath":".spec.image","priority":1,"description":"The image that fills new volumes."}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("oldSelf.volumes.all(old, !self.volumes.exists(new, new.mountPath == old.mountPath && !has(new.volume) && !has(old.volume) && has(new.capacity) != has(old.capacity)))", "capacity cannot be added to a volume or taken from it; name another path"))]
+#[x_kube(validation = ("oldSelf.volumes.all(old, !has(old.capacity) || !self.volumes.exists(new, new.mountPath == old.mountPath && has(new.capacity) && quantity(string(new.capacity)).isLessThan(quantity(string(old.capacity)))))", "capacity can grow and not shrink"))]
 #[x_kube(validation = ("!has(oldSelf.nodeName) || (has(self.nodeName) && self.nodeName == oldSelf.nodeName)", "nodeName is set once and never changed"))]
 #[x_kube(validation = ("has(self.image) || !has(self.imagePullPolicy)", "imagePullPolicy needs image"))]
 pub struct DataContainerSpec {
@@ -55,6 +57,8 @@ pub struct DataContainerSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("!self.mountPath.split('/').exists(part, part == '..')", "mountPath must not contain '..'"))]
+#[x_kube(validation = ("!self.mountPath.matches('//|/[.](/|$)|./$')", "mountPath must be written without '//', '/./' and a '/' at its end: the data is found by it"))]
+#[x_kube(validation = ("!has(self.capacity) || quantity(string(self.capacity)).isGreaterThan(quantity('0'))", "capacity must be above 0"))]
 #[x_kube(validation = ("!has(self.volume) || !(has(self.capacity) || has(self.owner) || has(self.mode))", "capacity, owner and mode are those of the Volume that is named"))]
 pub struct DataVolume {
     /// Absolute path in the containers that take it.

@@ -35,6 +35,8 @@ use crate::{Conditions, Generation, HostPathVolumeSource, Quantity};
 #[x_kube(validation = ("self.driver == oldSelf.driver", "driver cannot be changed: the data that is there is kept; delete the Volume, or declare another one"))]
 #[x_kube(validation = ("(self.driver == 'hostPath') == has(self.hostPath)", "hostPath must be set with driver hostPath, and only then"))]
 #[x_kube(validation = ("self.driver != 'hostPath' || !(has(self.capacity) || has(self.owner) || has(self.mode))", "capacity, owner and mode cannot be set with driver hostPath"))]
+#[x_kube(validation = ("self.driver != 'hostPath' || self.reclaimPolicy == 'Retain'", "reclaimPolicy must be Retain with driver hostPath: somebody else looks after what is there"))]
+#[x_kube(validation = ("!has(self.capacity) || quantity(string(self.capacity)).isGreaterThan(quantity('0'))", "capacity must be above 0"))]
 #[x_kube(validation = ("has(self.capacity) == has(oldSelf.capacity)", "capacity cannot be added to a Volume or taken from it; declare another one"))]
 #[x_kube(validation = ("!has(self.capacity) || !has(oldSelf.capacity) || quantity(string(self.capacity)).compareTo(quantity(string(oldSelf.capacity))) >= 0", "capacity can grow and not shrink"))]
 pub struct VolumeSpec {

@@ -166,11 +166,10 @@ pub fn admit(mut value: Value, context: &AdmitContext<'_>) -> Result<Object, Vec
     let old = context.old.map(Object::to_value);
     rules::check(kind, &value, old.as_ref())?;
     if kind.is_core() {
-        let refused = config::check(&value, old.as_ref());
+        let refused = config::finish(kind, &mut value, old.as_ref());
         if !refused.is_empty() {
             return Err(refused.into_iter().map(|(path, why)| FieldError::field(&path, why)).collect());
         }
-        config::fold_string_data(&mut value);
     }
 
     let mut errors = Errors::default();
@@ -233,9 +232,9 @@ fn decode(kind: Kind, value: Value) -> Result<Object, Vec<FieldError>> {
     };
     decoded.map_err(|error| {
         let message = error.to_string();
-        // What is no base64 is found here, and its value may be secret.
+        // The reader's message may quote a value, and that may be secret.
         let message =
-            if kind == Kind::Secret { "data: every value must be base64".to_owned() } else { message };
+            if kind == Kind::Secret { "is not of the shape of a Secret".to_owned() } else { message };
         vec![FieldError::document(message)]
     })
 }

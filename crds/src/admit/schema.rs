@@ -104,6 +104,8 @@ pub(super) struct Schema {
     count: (usize, usize),
     keys: Vec<String>,
     default: Option<Value>,
+    /// Its value is never shown (OpenAPI's format `password`).
+    secret: bool,
 }
 
 impl Schema {
@@ -167,6 +169,7 @@ impl Schema {
             ),
             keys: strings("x-kubernetes-list-map-keys"),
             default: schema.get("default").cloned(),
+            secret: text("format") == Some("password"),
         })
     }
 
@@ -240,7 +243,8 @@ impl Schema {
                 (Type::String, Value::Number(_) | Value::Bool(_)) => ": put it in quotes".to_owned(),
                 _ => String::new(),
             };
-            let (kind, what) = (self.kind.describe(), describe(value));
+            let what = if self.secret { sort(value).to_owned() } else { describe(value) };
+            let kind = self.kind.describe();
             return errors.push(path, format!("must be {kind}, not {what}{hint}"));
         }
         match value {
@@ -369,6 +373,18 @@ fn describe(value: &Value) -> String {
         Value::String(_) => format!("the string {}", show(value)),
         Value::Bool(_) => value.to_string(),
         Value::Number(_) => format!("the number {value}"),
+    }
+}
+
+/// What sort of value it is, where the value itself may be secret.
+fn sort(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null (leave the field out)",
+        Value::Object(_) => "a map",
+        Value::Array(_) => "a list",
+        Value::String(_) => "a string",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
     }
 }
 

@@ -128,6 +128,20 @@ fn rules_give_their_messages() {
             "spec.volumeMounts[0]: mountPath must not contain '..'",
         ),
         (
+            json!({ "volumes": [{ "name": "a", "emptyDir": {} }], "volumeMounts": [{ "name": "a", "mountPath": "/./" }] }),
+            "spec.volumeMounts[0]: mountPath must be a path other than '/'",
+        ),
+        (
+            json!({ "env": [{ "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "metadata.labels['a'" } } }] }),
+            "spec.env[0].valueFrom.fieldRef: fieldPath must be metadata.name, metadata.namespace, metadata.uid, \
+             metadata.labels['KEY'], metadata.annotations['KEY'] or spec.nodeName",
+        ),
+        (
+            json!({ "env": [{ "name": "A", "valueFrom": {
+                "configMapKeyRef": { "name": "c", "key": "k" }, "secretKeyRef": { "name": "s", "key": "k" } } }] }),
+            "spec.env[0].valueFrom: exactly one of fieldRef, configMapKeyRef and secretKeyRef must be set",
+        ),
+        (
             json!({ "volumes": [{ "name": "a", "emptyDir": {} }],
                 "volumeMounts": [{ "name": "a", "mountPath": "/a", "subPath": "/b" }] }),
             "spec.volumeMounts[0]: subPath must be relative and must not contain '..'",
@@ -141,6 +155,8 @@ fn rules_give_their_messages() {
         assert_eq!(verdict(&fields), [message], "{fields}");
     }
 }
+
+mod kinds;
 
 #[test]
 fn node_name_is_set_once() {
@@ -240,18 +256,15 @@ fn kinds_are_refused_by_name() {
             &AdmitContext::default(),
         ))
     };
-    assert_eq!(kind(API_VERSION, "Volume"), ["kind Volume: not supported by this version"]);
-    assert_eq!(kind(API_VERSION, "DataContainer"), ["kind DataContainer: not supported by this version"]);
-    assert_eq!(kind("v1", "ConfigMap"), ["kind ConfigMap: not supported by this version"]);
-    assert_eq!(kind("v1", "Secret"), ["kind Secret: not supported by this version"]);
-    assert_eq!(
-        kind("v1", "Pod"),
-        ["no kind \"Pod\" in version \"v1\": there is Container in stower.dev/v1alpha1"]
-    );
-    assert_eq!(
-        kind("stower.dev/v1", "Container"),
-        ["no kind \"Container\" in version \"stower.dev/v1\": there is Container in stower.dev/v1alpha1"]
-    );
+    assert_eq!(kind(API_VERSION, "ContainerSet"), ["kind ContainerSet: not supported by this version"]);
+    assert_eq!(kind(API_VERSION, "NodeAgent"), ["kind NodeAgent: not supported by this version"]);
+    let there =
+        "there are Container, DataContainer, Volume in stower.dev/v1alpha1, and ConfigMap, Secret in v1";
+    for (api, name) in
+        [("v1", "Pod"), ("stower.dev/v1", "Container"), ("v1", "Volume"), (API_VERSION, "Secret")]
+    {
+        assert_eq!(kind(api, name), [format!("no kind {name:?} in version {api:?}: {there}")]);
+    }
     assert_eq!(texts(admit(json!({}), &AdmitContext::default())), ["apiVersion: is required"]);
     assert_eq!(
         texts(admit(json!([]), &AdmitContext::default())),

@@ -38,7 +38,7 @@ pub struct EnvVarSource {
 /// A field of the container's own object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("self.fieldPath in ['metadata.name', 'metadata.namespace', 'metadata.uid', 'spec.nodeName'] || ((self.fieldPath.startsWith('metadata.labels[') || self.fieldPath.startsWith('metadata.annotations[')) && self.fieldPath.endsWith(']'))", "fieldPath must be metadata.name, metadata.namespace, metadata.uid, metadata.labels['KEY'], metadata.annotations['KEY'] or spec.nodeName"))]
+#[x_kube(validation = ("self.fieldPath in ['metadata.name', 'metadata.namespace', 'metadata.uid', 'spec.nodeName'] || ((self.fieldPath.startsWith(\"metadata.labels['\") || self.fieldPath.startsWith(\"metadata.annotations['\")) && self.fieldPath.endsWith(\"']\") && self.fieldPath.split(\"'\").size() == 3 && !self.fieldPath.contains(\"''\"))", "fieldPath must be metadata.name, metadata.namespace, metadata.uid, metadata.labels['KEY'], metadata.annotations['KEY'] or spec.nodeName"))]
 pub struct ObjectFieldSelector {
     /// Path of the field: `metadata.name`, `metadata.namespace`, `metadata.uid`, `metadata.labels['KEY']`,
     /// `metadata.annotations['KEY']` or `spec.nodeName`.

@@ -180,6 +180,7 @@ pub struct KeyToPath {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("!self.mountPath.split('/').exists(part, part == '..')", "mountPath must not contain '..'"))]
+#[x_kube(validation = ("self.mountPath.split('/').exists(part, part != '' && part != '.')", "mountPath must be a path other than '/'"))]
 #[x_kube(validation = ("!has(self.subPath) || (!self.subPath.startsWith('/') && !self.subPath.split('/').exists(part, part == '..'))", "subPath must be relative and must not contain '..'"))]
 pub struct VolumeMount {
     /// Name of one of `volumes`.

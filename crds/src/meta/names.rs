@@ -135,10 +135,14 @@ impl FromStr for Kind {
     /// Reads what a command line takes: kind, plural, singular or short name, with the group or without.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let lower = text.to_ascii_lowercase();
-        let bare = lower.strip_suffix(".stower.dev").unwrap_or(&lower);
+        let (bare, custom) = match lower.strip_suffix(".stower.dev") {
+            Some(bare) => (bare, true),
+            None => (lower.as_str(), false),
+        };
         Kind::ALL
             .iter()
             .copied()
+            .filter(|kind| !(custom && kind.is_core()))
             .find(|kind| {
                 bare == kind.singular() || bare == kind.plural() || kind.short_names().contains(&bare)
             })

@@ -37,7 +37,20 @@ fn keys_and_kinds() {
     for text in ["container", "containers", "sctr", "Container", "containers.stower.dev"] {
         assert_eq!(text.parse(), Ok(Kind::Container), "{text}");
     }
-    assert_eq!("pod".parse::<Kind>().unwrap_err().to_string(), "no kind \"pod\"; there is Container");
+    for (text, kind) in [
+        ("volumes.stower.dev", Kind::Volume),
+        ("svol", Kind::Volume),
+        ("DataContainer", Kind::DataContainer),
+        ("sdc", Kind::DataContainer),
+        ("cm", Kind::ConfigMap),
+        ("configmaps", Kind::ConfigMap),
+        ("secret", Kind::Secret),
+    ] {
+        assert_eq!(text.parse(), Ok(kind), "{text}");
+    }
+    assert!("secrets.stower.dev".parse::<Kind>().is_err(), "of another group");
+    let refused = "no kind \"pod\"; there are Container, DataContainer, Volume, ConfigMap and Secret";
+    assert_eq!("pod".parse::<Kind>().unwrap_err().to_string(), refused);
     assert_eq!(Generation::FIRST.next(), Generation(2));
 }
 
