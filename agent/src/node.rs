@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::Value;
 use stower_crds::ObjectKey;
-use stower_storage::{Digest, ImageName, PullRequest, Reference, RemoveError, Storage};
+use stower_storage::{Digest, ImageName, PullRequest, Reference, RemoveError, Storage, Volumes};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
@@ -285,6 +285,7 @@ pub struct Node {
     pub(crate) unready: ArcSwap<Vec<String>>,
     pub(crate) metrics: Metrics,
     pub(crate) storage: Storage,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) paths: Paths,
     pub(crate) requests: mpsc::Sender<Request>,
 }
@@ -298,6 +299,7 @@ impl Node {
     /// A node with no objects yet.
     pub(crate) fn new(
         storage: Storage,
+        volumes: Arc<Volumes>,
         paths: Paths,
         metrics: Metrics,
         resource_version: u64,
@@ -316,6 +318,7 @@ impl Node {
             unready: ArcSwap::from_pointee(vec!["the agent is starting".to_owned()]),
             metrics,
             storage,
+            volumes,
             paths,
             requests,
         }

@@ -239,6 +239,26 @@ impl Desired {
         all
     }
 
+    /// The objects that an object names, as far as they are there.
+    pub fn named_by(&self, uid: &Uid) -> Vec<Uid> {
+        let names = match self.any_by_uid(uid) {
+            Some(AnyDeclared::Container(it)) => references(&it),
+            Some(AnyDeclared::Data(it)) => data_references(&it),
+            _ => return Vec::new(),
+        };
+        names.iter().filter_map(|key| self.uid_of(key)).collect()
+    }
+
+    /// The identity of a name.
+    pub fn uid_of(&self, key: &ObjectKey) -> Option<Uid> {
+        Some(match self.get_any(key)? {
+            AnyDeclared::Container(it) => it.uid.clone(),
+            AnyDeclared::Volume(it) => it.uid.clone(),
+            AnyDeclared::Data(it) => it.uid.clone(),
+            AnyDeclared::Values(it) => it.uid.clone(),
+        })
+    }
+
     /// Names this node, which a container may read.
     pub fn set_node_name(&mut self, name: &str) {
         name.clone_into(&mut self.node_name);

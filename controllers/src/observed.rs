@@ -354,6 +354,10 @@ pub enum FailureReason {
     RemoveContainerError,
     /// The effect did not end by its deadline.
     DeadlineExceeded,
+    /// A store could not be made or filled.
+    ProvisioningFailed,
+    /// A store could not be removed.
+    VolumeFailedDelete,
 }
 
 impl FailureReason {
@@ -367,6 +371,8 @@ impl FailureReason {
             Self::UpdateContainerError => "UpdateContainerError",
             Self::RemoveContainerError => "RemoveContainerError",
             Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::ProvisioningFailed => "ProvisioningFailed",
+            Self::VolumeFailedDelete => "VolumeFailedDelete",
         }
     }
 }
