@@ -253,3 +253,10 @@ pub(crate) fn stat(path: &Path) -> rustix::fs::Stat {
 pub(crate) fn tree_of(at: &impl AsFd) -> Tree {
     tree(&dir(at, "."))
 }
+
+impl Image {
+    /// Its tree.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.tree
+    }
+}
