@@ -105,7 +105,8 @@ pub enum RootFs {
         device: PathBuf,
         /// The filesystem's type.
         fstype: String,
-        /// Its options, `key=value` or `flag`; `ro` makes it read-only.
+        /// Its options, `key=value` or `flag`; `ro` makes it read-only. All that mount one device at one time must agree
+        /// on `ro` (the kernel says `EBUSY`); for one reader among writers give `ro` in [`VolumeMount::options`].
         options: Vec<String>,
     },
 }
@@ -117,7 +118,7 @@ pub enum RootFs {
 pub struct VolumeMount {
     /// Where, absolute, inside the root. What is missing there is made: a directory for a directory, else a file.
     pub destination: String,
-    /// What. [`RootFs::Bind`] may name a file.
+    /// What. [`RootFs::Bind`] may name a file. Every mount of layers with an `upper` has its own `work`.
     pub tree: RootFs,
     /// A directory of the tree that is the volume, such as `data` of a formatted image: relative, trusted, and opened
     /// without following any link.

@@ -1,9 +1,8 @@
 //! The container's mounts: detached trees, attached only in the container's own mount namespace.
 //!
 //! ```text
-//!  RootFs ──tree──► detached tree ─┐
-//!  MountJob ─tree─► detached tree ─┼─ attach: target by descriptor inside the root ─► mask ─► pivot
-//!                                  ┘
+//!  follow the host's mounts ─► isolate ─► all other sources ─► root ─► attach each in order ─► mask ─► pivot
+//!          source: a place, a part of it (below), a detached copy     └─ target by descriptor inside the root (path)
 //! ```
 
 mod attach;

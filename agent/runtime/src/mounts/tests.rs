@@ -72,9 +72,9 @@ fn race(path: &Path, others: &[&Path], refusals: u32, mut act: impl FnMut() -> b
         let (mut got, mut refused) = (0, 0);
         while count.load(Ordering::Relaxed) < SWAPS || got < 1000 || refused < refusals {
             if act() {
-                got += 1
+                got += 1;
             } else {
-                refused += 1
+                refused += 1;
             }
             assert!(got + refused < 10_000_000, "no race: {got} times got, {refused} times refused");
         }
