@@ -4,6 +4,9 @@
 //! Reference ─► registry ─┐                              ┌─► Image (config, chain id)
 //!             layout  ───┼─► pull ─► content (blobs) ───┤
 //!             archive ───┘                              └─► layers ─► driver ─► snapshots ─► Mounts
+//!                                                                                    │
+//!                                                        ImageTree ◄── open_tree ◄───┘
+//!                                                            └─► fill ─► Volumes ─► activate ─► Mount
 //! ```
 //!
 //! Bytes of images are hostile: nothing is believed before its digest has been verified, and nothing that an image
@@ -30,6 +33,8 @@ mod storage;
 #[cfg(feature = "testing")]
 #[allow(missing_docs, clippy::missing_panics_doc)]
 pub mod testsuite;
+mod view;
+mod volumes;
 
 pub use archive::ImportError;
 pub use content::{ContentError, ContentStore, Swept};
@@ -53,3 +58,8 @@ pub use snapshots::{
     CommitError, DRIVERS, OpenError, PrepareError, RemoveLayerError, SnapshotError, Snapshots, UnpackError,
 };
 pub use storage::{ImageName, OpenStorageError, RemoveError, Removed, Storage, StorageOptions};
+pub use view::{ImageTree, OpenTreeError};
+pub use volumes::{
+    ActiveVolume, FillSource, ParseVolumeKeyError, VolumeDriver, VolumeError, VolumeKey, VolumeList,
+    VolumeOptions, VolumeRecord, VolumeUsage, Volumes,
+};

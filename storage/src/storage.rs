@@ -19,6 +19,7 @@ use crate::reference::{
 };
 use crate::registry::{Client, Credential, RegistryOptions, blocking};
 use crate::snapshots::{OpenError, RemoveLayerError, Snapshots, UnpackError};
+use crate::view::{ImageTree, OpenTreeError};
 
 /// How storage is opened.
 #[derive(Debug, Clone)]
@@ -160,6 +161,7 @@ impl Storage {
         let content = Arc::new(ContentStore::open(&options.root.join("content"))?);
         let snapshots = options.root.join("snapshots");
         let snapshots = Snapshots::open(&snapshots, options.driver.as_deref(), &options.driver_options)?;
+        ImageTree::tidy(&snapshots);
         Ok(Self(Arc::new(Inner {
             content,
             client: Client::new(options.registry),
@@ -176,6 +178,12 @@ impl Storage {
     /// Layers and containers' snapshots.
     pub fn snapshots(&self) -> &Arc<Snapshots> {
         &self.0.snapshots
+    }
+
+    /// The tree of an unpacked image, read-only; `name` tells its views from others (a part of a snapshot's key). Blocks for a
+    /// mount.
+    pub fn open_tree(&self, chain: &ChainId, name: &str) -> Result<ImageTree, OpenTreeError> {
+        ImageTree::open(&self.0.snapshots, chain, name)
     }
 
     /// The blobs and names.

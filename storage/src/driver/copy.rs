@@ -17,7 +17,7 @@ const READ_DIR: OFlags =
 pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     // The first name of each file that has several.
     let root = to.as_fd();
-    let mut linked: HashMap<u64, Vec<u8>> = HashMap::new();
+    let mut linked: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
     level(from, to, &mut Vec::new(), root, &mut linked)
 }
 
@@ -26,7 +26,7 @@ fn level(
     to: &OwnedFd,
     path: &mut Vec<u8>,
     root: BorrowedFd<'_>,
-    linked: &mut HashMap<u64, Vec<u8>>,
+    linked: &mut HashMap<(u64, u64), Vec<u8>>,
 ) -> io::Result<()> {
     for name in names(from)? {
         let stat = stat(from, name.to_bytes())?;
@@ -41,14 +41,14 @@ fn level(
             let inner_to = fs::openat(to, &name, READ_DIR, Mode::empty())?;
             level(&inner_from, &inner_to, path, root, linked)?;
         } else {
-            let first = (stat.st_nlink > 1).then(|| linked.get(&stat.st_ino)).flatten();
+            let first = (stat.st_nlink > 1).then(|| linked.get(&(stat.st_dev, stat.st_ino))).flatten();
             match first {
                 // Links are within what we copied ourselves, of real directories.
                 Some(first) => fs::linkat(root, first.as_slice(), to, &name, AtFlags::empty())?,
                 None => {
                     leaf(from, to, name.to_bytes(), &stat)?;
                     if stat.st_nlink > 1 {
-                        linked.insert(stat.st_ino, path.clone());
+                        linked.insert((stat.st_dev, stat.st_ino), path.clone());
                     }
                 }
             }

@@ -347,9 +347,14 @@ fn snapshot_record(name: &[u8], dir: &Path) -> Option<SnapshotRecord> {
 
 /// What a tree takes on disk.
 pub(crate) fn usage(root: &Path) -> Result<Usage, DriverError> {
+    usage_of(open_dir(root)?, root)
+}
+
+/// The same of a tree that is open; `root` is for messages.
+pub(crate) fn usage_of(dir: OwnedFd, root: &Path) -> Result<Usage, DriverError> {
     let mut usage = Usage::default();
     let mut seen = std::collections::HashSet::new();
-    let mut todo = vec![open_dir(root)?];
+    let mut todo = vec![dir];
     while let Some(dir) = todo.pop() {
         let stat = rustix::fs::fstat(&dir).map_err(DriverError::io("look at", root))?;
         add(&mut usage, &stat);

@@ -240,13 +240,24 @@ pub(crate) fn copy_dir_meta(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies all extended attributes but overlayfs's own.
+/// Copies all extended attributes but overlayfs's own, and those that the filesystem there does not take.
 pub(crate) fn copy_attributes(from: &Attributes<'_>, to: &Attributes<'_>) -> io::Result<()> {
     for name in from.list()? {
-        if !is_overlay_attribute(name.to_bytes())
-            && let Some(value) = from.get(&name)?
-        {
-            to.set(&name, &value)?;
+        if is_overlay_attribute(name.to_bytes()) {
+            continue;
+        }
+        let Some(value) = from.get(&name)? else { continue };
+        match to.set(&name, &value) {
+            Ok(()) => {}
+            // A capability that is lost would show only when the program runs.
+            Err(Errno::OPNOTSUPP) if name.to_bytes() != b"security.capability" => {
+                let attribute = name.to_string_lossy();
+                tracing::warn!(
+                    attribute = &*attribute,
+                    "dropped an extended attribute that this filesystem does not take"
+                );
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

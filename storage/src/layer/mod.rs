@@ -24,7 +24,7 @@ pub(crate) use error::shown;
 pub(crate) use extract::{Apart, apply_apart, apply_onto};
 pub(crate) use finish::{Finished, finish};
 pub(crate) use fs::{
-    Attributes, copy_attributes, copy_dir_meta, kind, mtime, names, remove_all, stamps, stat,
+    Attributes, copy_attributes, copy_dir_meta, kind, look, mtime, names, remove_all, stamps, stat,
 };
 pub use limits::UnpackLimits;
 pub use stream::{Compression, LayerBlob, OpenBlob, Stream};
