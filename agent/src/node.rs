@@ -1,7 +1,11 @@
 //! What the agent shows to whoever asks: an immutable view that readers take without waiting, and the operations that
 //! they may ask for, which go to the reconcile loop as messages.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -15,6 +19,7 @@ use crate::{
     events::{EventLog, EventView},
     metrics::Metrics,
     paths::Paths,
+    volumedata::{VolumeData, VolumeView},
 };
 
 /// All objects at one moment.
@@ -146,9 +151,10 @@ impl ApiError {
     }
 }
 
-/// An object as kubectl names it in errors: `containers.stower.dev "web"`.
-fn resource(key: &ObjectKey) -> String {
-    format!("containers.stower.dev {:?}", key.name.to_string())
+/// An object as kubectl names it in errors: `containers.stower.dev "web"`, `secrets "key"`.
+pub(crate) fn resource(key: &ObjectKey) -> String {
+    let group = if key.kind.is_core() { "" } else { ".stower.dev" };
+    format!("{}{group} {:?}", key.kind.plural(), key.name.as_str())
 }
 
 /// An image on this machine.
@@ -285,6 +291,8 @@ pub struct Node {
     pub(crate) unready: ArcSwap<Vec<String>>,
     pub(crate) metrics: Metrics,
     pub(crate) storage: Storage,
+    /// The store of volumes, once it is open.
+    pub(crate) volumes: OnceLock<Arc<VolumeData>>,
     pub(crate) paths: Paths,
     pub(crate) requests: mpsc::Sender<Request>,
 }
@@ -316,6 +324,7 @@ impl Node {
             unready: ArcSwap::from_pointee(vec!["the agent is starting".to_owned()]),
             metrics,
             storage,
+            volumes: OnceLock::new(),
             paths,
             requests,
         }
@@ -414,10 +423,44 @@ impl Node {
         if unready.is_empty() { Ok(()) } else { Err(unready.to_vec()) }
     }
 
-    /// The metrics in Prometheus' text format.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
+    /// The metrics in Prometheus' text format. Those of volumes are measured for it, where they are not fresh.
+    pub async fn metrics_text(&self) -> String {
+        if let Some(volumes) = self.volumes.get() {
+            volumes.measure(&self.view(), &self.metrics.volumes).await;
+        }
         self.metrics.text()
+    }
+
+    fn volume_data(&self) -> Result<&Arc<VolumeData>, ApiError> {
+        self.volumes.get().ok_or_else(|| ApiError::unavailable("the store of volumes is not open yet"))
+    }
+
+    /// The data of volumes on this machine, also of those that no object declares any more.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn volumes_list(&self) -> Result<Vec<VolumeView>, ApiError> {
+        self.volume_data()?.list(self.view(), None).await
+    }
+
+    /// The data of a Volume's or DataContainer's volumes, measured now.
+    ///
+    /// # Errors
+    /// When there is no such object, or its data cannot be measured.
+    pub async fn volumes_usage(&self, key: &ObjectKey) -> Result<Vec<VolumeView>, ApiError> {
+        let view = self.view();
+        if !view.objects.contains_key(key) {
+            return Err(ApiError::not_found(key));
+        }
+        self.volume_data()?.list(view, Some(key)).await
+    }
+
+    /// Removes data that a Volume or DataContainer left behind.
+    ///
+    /// # Errors
+    /// When there is none, or an object of that name is declared.
+    pub async fn volumes_remove(&self, key: &ObjectKey) -> Result<Vec<VolumeView>, ApiError> {
+        self.volume_data()?.remove(self.view(), key).await
     }
 
     /// The files that could not be taken.
