@@ -27,3 +27,4 @@ mod paths;
 pub mod run;
 mod source;
 mod time;
+pub mod volumedata;

@@ -1,9 +1,46 @@
-//! The metrics, in Prometheus' text format. Names and units follow its conventions; objects' names are never labels.
+//! The metrics, in Prometheus' text format. Names and units follow its conventions; objects' names are labels of the
+//! volumes' gauges alone, as in the kubelet's `kubelet_volume_stats_*`.
 
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
+
+use crate::volumedata::UsageView;
+
+/// The gauges of volumes, by namespace, name and kind.
+#[derive(Debug, Clone)]
+pub(crate) struct VolumeGauges {
+    used: IntGaugeVec,
+    capacity: IntGaugeVec,
+    available: IntGaugeVec,
+    inodes: IntGaugeVec,
+}
+
+impl VolumeGauges {
+    /// Sets those of one volume; what is not known has no gauge.
+    pub(crate) fn set(&self, labels: &[&str; 3], usage: &UsageView) {
+        let set = |gauge: &IntGaugeVec, value: Option<u64>| match value {
+            Some(value) => {
+                gauge.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+            // One that was not there is as good as removed.
+            None => drop(gauge.remove_label_values(labels)),
+        };
+        set(&self.used, Some(usage.bytes));
+        set(&self.inodes, Some(usage.inodes));
+        set(&self.capacity, usage.capacity);
+        set(&self.available, usage.available);
+    }
+
+    /// Takes away those of one volume.
+    pub(crate) fn remove(&self, labels: &[&str; 3]) {
+        for gauge in [&self.used, &self.inodes, &self.capacity, &self.available] {
+            // One that was not there is as good as removed.
+            let _ = gauge.remove_label_values(labels);
+        }
+    }
+}
 
 /// All metrics of one agent.
 #[derive(Debug, Clone)]
@@ -39,6 +76,8 @@ pub(crate) struct Metrics {
     pub pulls: IntCounterVec,
     /// When the agent began, in seconds since the epoch.
     pub start_time: Gauge,
+    /// What volumes take.
+    pub volumes: VolumeGauges,
 }
 
 impl Default for Metrics {
@@ -67,6 +106,7 @@ impl Metrics {
                 .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0])
         };
         let action = &["action"];
+        let volume = &["namespace", "volume", "kind"];
         Self {
             reconciles: add!(IntCounter::new("stower_reconcile_total", "Turns of the reconcile loop.")),
             reconcile_seconds: add!(Histogram::with_opts(times(
@@ -122,6 +162,30 @@ impl Metrics {
                 "stower_start_time_seconds",
                 "When the agent began, since the epoch."
             )),
+            volumes: VolumeGauges {
+                used: add!(IntGaugeVec::new(
+                    Opts::new("stower_volume_stats_used_bytes", "Bytes in use in the volume."),
+                    volume
+                )),
+                capacity: add!(IntGaugeVec::new(
+                    Opts::new(
+                        "stower_volume_stats_capacity_bytes",
+                        "Bytes that the volume may hold, where it has a limit of its own."
+                    ),
+                    volume
+                )),
+                available: add!(IntGaugeVec::new(
+                    Opts::new(
+                        "stower_volume_stats_available_bytes",
+                        "Bytes that can still be written to the volume."
+                    ),
+                    volume
+                )),
+                inodes: add!(IntGaugeVec::new(
+                    Opts::new("stower_volume_stats_inodes_used", "Files and directories in the volume."),
+                    volume
+                )),
+            },
             registry,
         }
     }

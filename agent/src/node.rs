@@ -15,6 +15,7 @@ use crate::{
     events::{EventLog, EventView},
     metrics::Metrics,
     paths::Paths,
+    volumedata::{VolumeData, VolumeView},
 };
 
 /// All objects at one moment.
@@ -146,9 +147,10 @@ impl ApiError {
     }
 }
 
-/// An object as kubectl names it in errors: `containers.stower.dev "web"`.
-fn resource(key: &ObjectKey) -> String {
-    format!("containers.stower.dev {:?}", key.name.to_string())
+/// An object as kubectl names it in errors: `containers.stower.dev "web"`, `secrets "key"`.
+pub(crate) fn resource(key: &ObjectKey) -> String {
+    let group = if key.kind.is_core() { "" } else { ".stower.dev" };
+    format!("{}{group} {:?}", key.kind.plural(), key.name.as_str())
 }
 
 /// An image on this machine.
@@ -285,7 +287,8 @@ pub struct Node {
     pub(crate) unready: ArcSwap<Vec<String>>,
     pub(crate) metrics: Metrics,
     pub(crate) storage: Storage,
-    pub(crate) volumes: Arc<Volumes>,
+    /// The store of volumes.
+    pub(crate) volumes: Arc<VolumeData>,
     pub(crate) paths: Paths,
     pub(crate) requests: mpsc::Sender<Request>,
 }
@@ -318,7 +321,7 @@ impl Node {
             unready: ArcSwap::from_pointee(vec!["the agent is starting".to_owned()]),
             metrics,
             storage,
-            volumes,
+            volumes: Arc::new(VolumeData::new(volumes)),
             paths,
             requests,
         }
@@ -417,10 +420,38 @@ impl Node {
         if unready.is_empty() { Ok(()) } else { Err(unready.to_vec()) }
     }
 
-    /// The metrics in Prometheus' text format.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
+    /// The metrics in Prometheus' text format. Those of volumes are measured for it, where they are not fresh.
+    pub async fn metrics_text(&self) -> String {
+        self.volumes.measure(&self.view(), &self.metrics.volumes).await;
         self.metrics.text()
+    }
+
+    /// The data of volumes on this machine, also of those that no object declares any more.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn volumes_list(&self) -> Result<Vec<VolumeView>, ApiError> {
+        self.volumes.list(self.view(), None).await
+    }
+
+    /// The data of a Volume's or DataContainer's volumes, measured now.
+    ///
+    /// # Errors
+    /// When there is no such object, or its data cannot be measured.
+    pub async fn volumes_usage(&self, key: &ObjectKey) -> Result<Vec<VolumeView>, ApiError> {
+        let view = self.view();
+        if !view.objects.contains_key(key) {
+            return Err(ApiError::not_found(key));
+        }
+        self.volumes.list(view, Some(key)).await
+    }
+
+    /// Removes data that a Volume or DataContainer left behind.
+    ///
+    /// # Errors
+    /// When there is none, or an object of that name is declared.
+    pub async fn volumes_remove(&self, key: &ObjectKey) -> Result<Vec<VolumeView>, ApiError> {
+        self.volumes.remove(self.view(), key).await
     }
 
     /// The files that could not be taken.

@@ -12,6 +12,7 @@ use crate::{
     node::{
         ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
     },
+    volumedata::VolumeView,
 };
 
 /// What the API asks of the node; each method is that of [`Node`].
@@ -62,7 +63,13 @@ pub trait Backend: Send + Sync + 'static {
     /// What the agent still waits for.
     fn ready(&self) -> Result<(), Vec<String>>;
     /// See [`Node::metrics_text`].
-    fn metrics_text(&self) -> String;
+    fn metrics_text(&self) -> BoxFuture<'_, String>;
+    /// See [`Node::volumes_list`].
+    fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>>;
+    /// See [`Node::volumes_usage`].
+    fn volumes_usage<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Vec<VolumeView>, ApiError>>;
+    /// See [`Node::volumes_remove`].
+    fn volumes_remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Vec<VolumeView>, ApiError>>;
     /// See [`Node::issues`].
     fn issues(&self) -> Vec<SourceIssue>;
 }
@@ -120,8 +127,17 @@ impl Backend for Node {
     fn ready(&self) -> Result<(), Vec<String>> {
         self.ready()
     }
-    fn metrics_text(&self) -> String {
-        self.metrics_text()
+    fn metrics_text(&self) -> BoxFuture<'_, String> {
+        Box::pin(self.metrics_text())
+    }
+    fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>> {
+        Box::pin(self.volumes_list())
+    }
+    fn volumes_usage<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Vec<VolumeView>, ApiError>> {
+        Box::pin(self.volumes_usage(key))
+    }
+    fn volumes_remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Vec<VolumeView>, ApiError>> {
+        Box::pin(self.volumes_remove(key))
     }
     fn issues(&self) -> Vec<SourceIssue> {
         self.issues()

@@ -22,18 +22,32 @@ pub(super) async fn group() -> Response {
     ok(&group)
 }
 
+/// A kind with all that can be done with it.
+fn whole(kind: Kind) -> Value {
+    let mut whole = json!({
+        "name": kind.plural(), "singularName": kind.singular(), "namespaced": true, "kind": kind.as_str(),
+        "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"],
+    });
+    if !kind.short_names().is_empty() {
+        whole["shortNames"] = json!(kind.short_names());
+    }
+    if !kind.is_core() {
+        whole["categories"] = json!(["stower"]);
+    }
+    whole
+}
+
 pub(super) async fn resources() -> Response {
     let mut resources = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::CUSTOM {
         let entry = |name: String, verbs: &[&str]| json!({"name": name, "singularName": kind.singular(), "namespaced": true, "kind": kind.as_str(), "verbs": verbs});
-        let mut whole =
-            entry(kind.plural().to_owned(), &["create", "delete", "get", "list", "patch", "update", "watch"]);
-        whole["shortNames"] = json!(kind.short_names());
-        resources.push(whole);
+        resources.push(whole(*kind));
         resources.push(entry(format!("{}/status", kind.plural()), &["get"]));
         if *kind == Kind::Container {
             resources.push(entry(format!("{}/log", kind.plural()), &["get"]));
             resources.push(entry(format!("{}/hold", kind.plural()), &["create"]));
+        } else {
+            resources.push(entry(format!("{}/usage", kind.plural()), &["get"]));
         }
     }
     ok(&json!({
@@ -53,5 +67,7 @@ pub(super) async fn core_resources() -> Response {
         "name": "events", "singularName": "event", "namespaced": true, "kind": "Event",
         "verbs": ["list", "watch"], "shortNames": ["ev"],
     });
-    ok(&json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [events]}))
+    let core = Kind::ALL.iter().filter(|kind| kind.is_core()).map(|kind| whole(*kind));
+    let resources: Vec<Value> = core.chain([events]).collect();
+    ok(&json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": resources}))
 }

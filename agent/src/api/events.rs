@@ -12,10 +12,11 @@ use axum::{
 };
 use futures_util::stream;
 use serde_json::{Value, json};
+use stower_crds::Kind;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{
-    Api, GROUP, VERSION,
+    Api,
     query::Params,
     selector::FieldSelector,
     status::{Refusal, ok, text},
@@ -81,7 +82,7 @@ fn shown(event: &EventView) -> Value {
             "creationTimestamp": event.first_seen,
         },
         "involvedObject": {
-            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "apiVersion": event.kind.parse().map_or(stower_crds::API_VERSION, Kind::api_version),
             "kind": event.kind,
             "namespace": event.namespace,
             "name": event.name,

@@ -14,28 +14,26 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::State,
     response::Response,
 };
 use futures_util::stream;
 use jiff::Timestamp;
+use stower_crds::Kind;
 use stower_runtime::{
     LogDir,
     logs::{LogError, ReadOptions},
 };
 
 use self::{text::Text, wake::Wake};
-use super::{Api, objects::find, query::Params, status::Refusal};
+use super::{Api, objects::find, place::One, query::Params, status::Refusal};
 use crate::node::{ApiError, ObjectView};
 
 /// The media type of a log; a container may write any bytes.
 const LOG_TEXT: &str = "text/plain; charset=utf-8";
 
-pub(super) async fn read(
-    State(api): State<Api>,
-    Path(path): Path<(String, String, String)>,
-    params: Params,
-) -> Result<Response, Refusal> {
+pub(super) async fn read(State(api): State<Api>, one: One, params: Params) -> Result<Response, Refusal> {
+    let key = one.with("log", &[Kind::Container])?;
     params.only(&[
         "follow",
         "previous",
@@ -57,7 +55,7 @@ pub(super) async fn read(
     };
     let timestamps = params.flag("timestamps")?;
     let left = params.number("limitBytes")?.unwrap_or(u64::MAX);
-    let object = find(&api, &path)?;
+    let object = find(&api, &key)?;
     let directory = api.backend.logs(&object.key)?;
     let failed = |error: &LogError| {
         Refusal::from(ApiError::internal(format!("the log cannot be read: {}", chain(error))))

@@ -1,7 +1,7 @@
 //! The local API: Kubernetes-style REST on the agent's unix socket.
 //!
 //! ```text
-//! unix socket ─► server (bounds) ─► routes ─► objects | events | logs | images | node ─► Backend (the node)
+//! unix socket ─► server (bounds, who asks) ─► routes ─► objects | volumes | events | logs | images | node ─► Backend
 //!                                                └─ watch ◄── hub ◄── the node's changes
 //! ```
 //!
@@ -18,18 +18,20 @@ mod listen;
 mod logs;
 mod node;
 mod objects;
+mod place;
 mod query;
 mod selector;
 mod server;
 mod stall;
 mod status;
+mod volumes;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router, middleware,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use serde_json::{Value, json};
 
@@ -43,6 +45,8 @@ pub const VERSION: &str = "v1alpha1";
 /// The annotation, added to what is shown and taken off what is applied, that says who declared an object. The
 /// kubelet says so of static pods in `kubernetes.io/config.source`.
 pub const SOURCE_ANNOTATION: &str = "stower.dev/source";
+/// The annotation of a Secret whose values were left out, because somebody else than root reads it.
+pub const REDACTED_ANNOTATION: &str = "stower.dev/redacted";
 /// The header of an answer to apply: `created`, `configured` or `unchanged`.
 pub const OUTCOME_HEADER: &str = "stower-outcome";
 
@@ -72,9 +76,7 @@ async fn serve_with(backend: Arc<dyn Backend>, listener: Listener, limits: Limit
 }
 
 fn router(api: Api) -> Router {
-    let all = format!("/apis/{GROUP}/{VERSION}/{{plural}}");
-    let list = format!("/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{{plural}}");
-    let one = format!("{list}/{{name}}");
+    let one = format!("/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{{plural}}/{{name}}");
     Router::new()
         .route("/api", get(discovery::core_versions))
         .route("/api/v1", get(discovery::core_resources))
@@ -82,12 +84,17 @@ fn router(api: Api) -> Router {
         .route(&format!("/apis/{GROUP}"), get(discovery::group))
         .route(&format!("/apis/{GROUP}/{VERSION}"), get(discovery::resources))
         .route("/version", get(node::version))
-        .route(&all, get(objects::list_all))
-        .route(&list, get(objects::list).post(objects::create))
-        .route(&one, get(objects::get).put(objects::replace).patch(objects::patch).delete(objects::delete))
+        .merge(objects(&format!("/apis/{GROUP}/{VERSION}")))
+        .merge(objects("/api/v1"))
         .route(&format!("{one}/status"), get(objects::get))
         .route(&format!("{one}/hold"), post(objects::hold))
         .route(&format!("{one}/log"), get(logs::read))
+        .route(&format!("{one}/usage"), get(volumes::usage))
+        .route(&format!("/apis/{GROUP}/{VERSION}/volumedata"), get(volumes::list))
+        .route(
+            &format!("/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/volumedata/{{name}}"),
+            delete(volumes::remove),
+        )
         .route("/api/v1/events", get(events::list_all))
         .route("/api/v1/namespaces/{namespace}/events", get(events::list))
         .route("/v1/plan", get(node::plan))
@@ -104,6 +111,18 @@ fn router(api: Api) -> Router {
         .route("/metrics", get(node::metrics))
         .layer(middleware::map_response(status::as_status))
         .with_state(api)
+}
+
+/// The objects of one group and version, all by the same handlers.
+fn objects(base: &str) -> Router<Api> {
+    let list = format!("{base}/namespaces/{{namespace}}/{{plural}}");
+    Router::new()
+        .route(&format!("{base}/{{plural}}"), get(objects::list))
+        .route(&list, get(objects::list).post(objects::create))
+        .route(
+            &format!("{list}/{{name}}"),
+            get(objects::get).put(objects::replace).patch(objects::patch).delete(objects::delete),
+        )
 }
 
 /// What this program is, in the shape of Kubernetes' `/version`.

@@ -60,5 +60,5 @@ fn unwell(why: &str) -> Response {
 }
 
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    text("text/plain; version=0.0.4; charset=utf-8", api.backend.metrics_text())
+    text("text/plain; version=0.0.4; charset=utf-8", api.backend.metrics_text().await)
 }

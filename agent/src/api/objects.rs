@@ -4,23 +4,24 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode},
     response::Response,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use stower_crds::{Kind, Name, Namespace, ObjectKey};
+use stower_crds::{Kind, Namespace, ObjectKey};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    Api, GROUP, OUTCOME_HEADER, SOURCE_ANNOTATION, VERSION, body,
+    Api, OUTCOME_HEADER, REDACTED_ANNOTATION, SOURCE_ANNOTATION, body,
+    place::{Many, One, Peer, key_of},
     query::Params,
     selector::{FieldSelector, LabelSelector},
     status::{Refusal, ok, with_code},
     watch,
 };
-use crate::node::{ApiError, Applied, ObjectView, Operation, Outcome};
+use crate::node::{ApiError, Applied, ObjectView, Operation, Outcome, resource};
 
 /// The fields that objects can be selected by.
 const FIELDS: &[&str] = &["metadata.name", "metadata.namespace", "spec.nodeName"];
@@ -56,8 +57,9 @@ impl Selection {
     }
 }
 
-/// An object as clients see it: with its version, and with who declared it.
-pub(super) fn shown(view: &ObjectView) -> Value {
+/// An object as clients see it: with its version, and with who declared it. Of a Secret, only root sees the values;
+/// others see its keys, and that it is so.
+pub(super) fn shown(view: &ObjectView, peer: Peer) -> Value {
     let mut object = view.object.clone();
     let metadata = &mut object["metadata"];
     metadata["resourceVersion"] = view.resource_version.to_string().into();
@@ -65,73 +67,38 @@ pub(super) fn shown(view: &ObjectView) -> Value {
         metadata["annotations"] = Value::Object(Map::new());
     }
     metadata["annotations"][SOURCE_ANNOTATION] = view.source.to_string().into();
+    if view.key.kind == Kind::Secret && !peer.root {
+        redact(&mut object);
+    }
     object
 }
 
-fn kind_of(plural: &str) -> Result<Kind, Refusal> {
-    Kind::ALL.iter().copied().find(|kind| kind.plural() == plural).ok_or_else(|| {
-        let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
-        Refusal::new(
-            404,
-            "NotFound",
-            format!(
-                "the server doesn't have a resource type {plural:?} in {GROUP}/{VERSION}: there is {}",
-                kinds.join(", ")
-            ),
-        )
-    })
+fn redact(secret: &mut Value) {
+    for field in ["data", "stringData"] {
+        for value in secret.get_mut(field).and_then(Value::as_object_mut).into_iter().flatten() {
+            *value.1 = "".into();
+        }
+    }
+    if let Some(annotations) = secret["metadata"]["annotations"].as_object_mut() {
+        // kubectl keeps the whole object in it.
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        annotations.insert(REDACTED_ANNOTATION.to_owned(), "true".into());
+    }
 }
 
-fn namespace_of(text: &str) -> Result<Namespace, Refusal> {
-    Namespace::new(text).map_err(|error| Refusal::bad_request(format!("namespace {text:?}: {error}")))
-}
-
-/// The key of a request's path. A name that no object can have is one that is not there.
-fn key_of(namespace: &str, plural: &str, name: &str) -> Result<ObjectKey, Refusal> {
-    let kind = kind_of(plural)?;
-    let namespace = namespace_of(namespace)?;
-    let name = Name::new(name).map_err(|error| {
-        Refusal::new(422, "Invalid", format!("{plural}.{GROUP} {name:?} is invalid: metadata.name: {error}"))
-    })?;
-    Ok(ObjectKey { kind, namespace, name })
-}
-
-/// `containers.stower.dev "web"`.
-fn words(key: &ObjectKey) -> String {
-    format!("{}.{GROUP} {:?}", key.kind.plural(), key.name.as_str())
-}
-
-pub(super) fn find(api: &Api, path: &(String, String, String)) -> Result<Arc<ObjectView>, Refusal> {
-    let key = key_of(&path.0, &path.1, &path.2)?;
-    current(api, &key).ok_or_else(|| ApiError::not_found(&key).into())
+pub(super) fn find(api: &Api, key: &ObjectKey) -> Result<Arc<ObjectView>, Refusal> {
+    current(api, key).ok_or_else(|| ApiError::not_found(key).into())
 }
 
 fn current(api: &Api, key: &ObjectKey) -> Option<Arc<ObjectView>> {
     api.backend.view().objects.get(key).map(Arc::clone)
 }
 
-pub(super) async fn list_all(
-    State(api): State<Api>,
-    Path(plural): Path<String>,
-    params: Params,
-) -> Result<Response, Refusal> {
-    list_or_watch(&api, &plural, None, &params)
-}
-
 pub(super) async fn list(
     State(api): State<Api>,
-    Path((namespace, plural)): Path<(String, String)>,
+    Many { kind, namespace }: Many,
+    peer: Peer,
     params: Params,
-) -> Result<Response, Refusal> {
-    let namespace = namespace_of(&namespace)?;
-    list_or_watch(&api, &plural, Some(namespace), &params)
-}
-
-fn list_or_watch(
-    api: &Api,
-    plural: &str,
-    namespace: Option<Namespace>,
-    params: &Params,
 ) -> Result<Response, Refusal> {
     params.only(&[
         "labelSelector",
@@ -141,10 +108,9 @@ fn list_or_watch(
         "timeoutSeconds",
         "allowWatchBookmarks",
     ])?;
-    let kind = kind_of(plural)?;
-    let selection = Selection::new(kind, namespace, params)?;
+    let selection = Selection::new(kind, namespace, &params)?;
     if params.flag("watch")? {
-        return watch::objects(api, selection, params);
+        return watch::objects(&api, selection, peer, &params);
     }
     let view = api.backend.view();
     let items: Vec<Value> = view
@@ -152,10 +118,10 @@ fn list_or_watch(
         .values()
         .chain(view.rejected.iter())
         .filter(|object| selection.matches(object))
-        .map(|object| shown(object))
+        .map(|object| shown(object, peer))
         .collect();
     Ok(ok(&json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "apiVersion": kind.api_version(),
         "kind": format!("{kind}List"),
         "metadata": {"resourceVersion": view.resource_version.to_string()},
         "items": items,
@@ -164,15 +130,16 @@ fn list_or_watch(
 
 pub(super) async fn get(
     State(api): State<Api>,
-    Path(path): Path<(String, String, String)>,
+    One(key): One,
+    peer: Peer,
     params: Params,
 ) -> Result<Response, Refusal> {
     params.only(&["resourceVersion"])?;
-    Ok(ok(&shown(&*find(&api, &path)?)))
+    Ok(ok(&shown(&*find(&api, &key)?, peer)))
 }
 
 /// Waits for the change before this one.
-async fn alone(api: &Api) -> Result<OwnedMutexGuard<()>, Refusal> {
+pub(super) async fn alone(api: &Api) -> Result<OwnedMutexGuard<()>, Refusal> {
     tokio::time::timeout(WRITE_DEADLINE, Arc::clone(&api.writes).lock_owned())
         .await
         .map_err(|_| ApiError::unavailable("another change is still being made; try again").into())
@@ -180,7 +147,8 @@ async fn alone(api: &Api) -> Result<OwnedMutexGuard<()>, Refusal> {
 
 pub(super) async fn create(
     State(api): State<Api>,
-    Path((namespace, plural)): Path<(String, String)>,
+    Many { kind, namespace }: Many,
+    peer: Peer,
     params: Params,
     headers: HeaderMap,
     body: Body,
@@ -199,43 +167,43 @@ pub(super) async fn create(
             ApiError::invalid(format!("metadata.name: Required value: name is required{hint}")).into()
         );
     };
-    let key = key_of(&namespace, &plural, &name)?;
+    let key = key_of(kind, namespace.unwrap_or_default(), &name)?;
     let object = addressed(object, &key)?;
     let _alone = alone(&api).await?;
     if current(&api, &key).is_some() {
-        return Err(Refusal::new(409, "AlreadyExists", format!("{} already exists", words(&key))));
+        return Err(Refusal::new(409, "AlreadyExists", format!("{} already exists", resource(&key))));
     }
-    Ok(applied(&api.backend.apply(bare(object), dry_run).await?))
+    Ok(applied(&api.backend.apply(bare(object), dry_run).await?, peer))
 }
 
 pub(super) async fn replace(
     State(api): State<Api>,
-    Path((namespace, plural, name)): Path<(String, String, String)>,
+    One(key): One,
+    peer: Peer,
     params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     params.only(&["dryRun"])?;
     let dry_run = params.dry_run()?;
-    let key = key_of(&namespace, &plural, &name)?;
     body::media_type(&headers, &[body::JSON, body::YAML])?;
     let object = addressed(body::object(&body::bytes(body).await?)?, &key)?;
     let _alone = alone(&api).await?;
     let before = current(&api, &key).ok_or_else(|| ApiError::not_found(&key))?;
     precondition(&object["metadata"], Some(&before), &key)?;
-    Ok(applied(&api.backend.apply(bare(object), dry_run).await?))
+    Ok(applied(&api.backend.apply(bare(object), dry_run).await?, peer))
 }
 
 pub(super) async fn patch(
     State(api): State<Api>,
-    Path((namespace, plural, name)): Path<(String, String, String)>,
+    One(key): One,
+    peer: Peer,
     params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     params.only(&["dryRun"])?;
     let dry_run = params.dry_run()?;
-    let key = key_of(&namespace, &plural, &name)?;
     let media_type = body::media_type(&headers, &[body::APPLY, body::MERGE])?;
     let patch = body::object(&body::bytes(body).await?)?;
     let _alone = alone(&api).await?;
@@ -248,7 +216,7 @@ pub(super) async fn patch(
     } else {
         patch
     };
-    Ok(applied(&api.backend.apply(bare(addressed(object, &key)?), dry_run).await?))
+    Ok(applied(&api.backend.apply(bare(addressed(object, &key)?), dry_run).await?, peer))
 }
 
 /// RFC 7386: null removes, objects are merged, anything else replaces.
@@ -273,7 +241,6 @@ fn merge(target: &mut Value, patch: Value) {
 
 /// Gives an object the kind, namespace and name of the request's path, or refuses one that has others.
 fn addressed(mut object: Value, key: &ObjectKey) -> Result<Value, Refusal> {
-    let version = format!("{GROUP}/{VERSION}");
     let set = |slot: &mut Value, want: &str, mismatch: &str| match slot.as_str() {
         None if slot.is_null() => {
             *slot = want.into();
@@ -284,7 +251,7 @@ fn addressed(mut object: Value, key: &ObjectKey) -> Result<Value, Refusal> {
             "the {mismatch} of the provided object ({slot}) does not match the one of the request ({want:?})"
         ))),
     };
-    set(&mut object["apiVersion"], &version, "apiVersion")?;
+    set(&mut object["apiVersion"], key.kind.api_version(), "apiVersion")?;
     set(&mut object["kind"], key.kind.as_str(), "kind")?;
     let metadata = &mut object["metadata"];
     if metadata.is_null() {
@@ -295,13 +262,20 @@ fn addressed(mut object: Value, key: &ObjectKey) -> Result<Value, Refusal> {
     }
     set(&mut metadata["name"], key.name.as_str(), "name")?;
     set(&mut metadata["namespace"], key.namespace.as_str(), "namespace")?;
+    if key.kind == Kind::Secret && !metadata["annotations"][REDACTED_ANNOTATION].is_null() {
+        return Err(ApiError::invalid(format!(
+            "metadata.annotations: {REDACTED_ANNOTATION} says that the values were left out when this Secret was read: \
+             read it as root, or write the values and take the annotation off"
+        ))
+        .into());
+    }
     Ok(object)
 }
 
 /// Refuses a change of an object that is not the one, or not in the state, that the client has seen.
 fn precondition(metadata: &Value, before: Option<&Arc<ObjectView>>, key: &ObjectKey) -> Result<(), Refusal> {
     let conflict = |what: &str| {
-        Err(ApiError::conflict(format!("Operation cannot be fulfilled on {}: {what}", words(key))).into())
+        Err(ApiError::conflict(format!("Operation cannot be fulfilled on {}: {what}", resource(key))).into())
     };
     if let Some(uid) = metadata["uid"].as_str() {
         match before {
@@ -347,13 +321,13 @@ fn bare(mut object: Value) -> Value {
     object
 }
 
-fn applied(applied: &Applied) -> Response {
+fn applied(applied: &Applied, peer: Peer) -> Response {
     let (code, word) = match applied.outcome {
         Outcome::Created => (StatusCode::CREATED, "created"),
         Outcome::Configured => (StatusCode::OK, "configured"),
         Outcome::Unchanged => (StatusCode::OK, "unchanged"),
     };
-    let mut response = with_code(code, &shown(&applied.object));
+    let mut response = with_code(code, &shown(&applied.object, peer));
     response.headers_mut().insert(OUTCOME_HEADER, HeaderValue::from_static(word));
     response
 }
@@ -373,12 +347,12 @@ struct DeleteOptions {
 
 pub(super) async fn delete(
     State(api): State<Api>,
-    Path((namespace, plural, name)): Path<(String, String, String)>,
+    One(key): One,
+    peer: Peer,
     params: Params,
     body: Body,
 ) -> Result<Response, Refusal> {
     params.only(&["dryRun", "propagationPolicy"])?;
-    let key = key_of(&namespace, &plural, &name)?;
     let bytes = body::bytes(body).await?;
     let options: DeleteOptions = if bytes.is_empty() {
         DeleteOptions::default()
@@ -397,7 +371,7 @@ pub(super) async fn delete(
     let before = current(&api, &key).ok_or_else(|| ApiError::not_found(&key))?;
     precondition(&options.preconditions, Some(&before), &key)?;
     let object = if dry_run { before } else { api.backend.delete(&key).await? };
-    Ok(ok(&shown(&object)))
+    Ok(ok(&shown(&object, peer)))
 }
 
 /// A person's word on a container.
@@ -418,14 +392,16 @@ enum Action {
 
 pub(super) async fn hold(
     State(api): State<Api>,
-    Path(path): Path<(String, String, String)>,
+    one: One,
+    peer: Peer,
     params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     params.only(&[])?;
+    let key = one.with("hold", &[Kind::Container])?;
     let asked: HoldRequest = body::request(&headers, body).await?;
-    let object = find(&api, &path)?;
+    let object = find(&api, &key)?;
     let grace = asked.grace_period_seconds.map(|seconds| Duration::from_secs(seconds.into()));
     let operation = match asked.action {
         Action::Stop => Operation::Stop { grace },
@@ -437,5 +413,5 @@ pub(super) async fn hold(
     };
     api.backend.operate(&object.key, operation).await?;
     let object = current(&api, &object.key).unwrap_or(object);
-    Ok(ok(&shown(&object)))
+    Ok(ok(&shown(&object, peer)))
 }

@@ -3,7 +3,12 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -15,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{listen::Listener, stall::Stall};
+use super::{listen::Listener, place::Peer, stall::Stall};
 
 /// The bounds of all connections.
 #[derive(Debug, Clone, Copy)]
@@ -111,13 +116,19 @@ async fn refuse(mut stream: UnixStream) {
 }
 
 async fn serve(stream: UnixStream, router: Router, limits: Limits) {
+    let peer = Peer { root: stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) };
+    let inner = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        inner.call(request)
+    });
     let io = TokioIo::new(Stall::new(stream, limits.stall));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_FIELDS)
-        .serve_connection(io, TowerToHyperService::new(router))
+        .serve_connection(io, service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection of the local API ended early");

@@ -21,6 +21,7 @@ use crate::{
         ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue,
         SourceRef, View,
     },
+    volumedata::VolumeView,
 };
 
 /// A container at a version.
@@ -228,8 +229,18 @@ impl Backend for Memory {
     fn ready(&self) -> Result<(), Vec<String>> {
         Err(vec!["manifests not read yet".to_owned()])
     }
-    fn metrics_text(&self) -> String {
-        "stower_up 1\n".to_owned()
+    fn metrics_text(&self) -> BoxFuture<'_, String> {
+        Box::pin(async { "stower_up 1\n".to_owned() })
+    }
+    fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn volumes_usage<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Vec<VolumeView>, ApiError>> {
+        Box::pin(async move { Err(ApiError::not_found(key)) })
+    }
+    fn volumes_remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Vec<VolumeView>, ApiError>> {
+        self.note(format!("remove the data of {key}"));
+        Box::pin(async { Ok(Vec::new()) })
     }
     fn issues(&self) -> Vec<SourceIssue> {
         Vec::new()

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Api, GROUP, VERSION,
+    Api,
     hub::{Cursor, Entry, Gone, Hub},
     objects::{Selection, shown},
+    place::Peer,
     query::Params,
     status::{Refusal, status_of, text},
 };
@@ -30,7 +31,12 @@ pub(super) fn wanted_version(params: &Params) -> Result<Option<u64>, Refusal> {
 }
 
 /// Answers a watch of objects.
-pub(super) fn objects(api: &Api, selection: Selection, params: &Params) -> Result<Response, Refusal> {
+pub(super) fn objects(
+    api: &Api,
+    selection: Selection,
+    peer: Peer,
+    params: &Params,
+) -> Result<Response, Refusal> {
     let mut pending = VecDeque::new();
     let (after, cursor) = match wanted_version(params)? {
         None => {
@@ -38,7 +44,7 @@ pub(super) fn objects(api: &Api, selection: Selection, params: &Params) -> Resul
             let cursor = api.hub.end();
             let view = api.backend.view();
             let present = view.objects.values().filter(|object| selection.matches(object));
-            pending.extend(present.map(|object| line("ADDED", &shown(object))));
+            pending.extend(present.map(|object| line("ADDED", &shown(object, peer))));
             (view.resource_version, cursor)
         }
         Some(version) => {
@@ -58,6 +64,7 @@ pub(super) fn objects(api: &Api, selection: Selection, params: &Params) -> Resul
     let watch = Watch {
         hub: Arc::clone(&api.hub),
         selection,
+        peer,
         after,
         cursor,
         pending,
@@ -100,6 +107,7 @@ pub(super) fn expired() -> Bytes {
 struct Watch {
     hub: Arc<Hub>,
     selection: Selection,
+    peer: Peer,
     /// Changes up to this version are not told.
     after: u64,
     cursor: Cursor,
@@ -151,10 +159,10 @@ impl Watch {
         let matches =
             |object: &Option<Arc<ObjectView>>| object.as_ref().is_some_and(|o| self.selection.matches(o));
         match (matches(&entry.before), matches(&entry.now), &entry.now, &entry.before) {
-            (false, true, Some(now), _) => Some(line("ADDED", &shown(now))),
-            (true, true, Some(now), _) => Some(line("MODIFIED", &shown(now))),
+            (false, true, Some(now), _) => Some(line("ADDED", &shown(now, self.peer))),
+            (true, true, Some(now), _) => Some(line("MODIFIED", &shown(now, self.peer))),
             (true, false, Some(last), _) | (true, false, None, Some(last)) => {
-                let mut object = shown(last);
+                let mut object = shown(last, self.peer);
                 object["metadata"]["resourceVersion"] = entry.version.to_string().into();
                 Some(line("DELETED", &object))
             }
@@ -166,7 +174,7 @@ impl Watch {
         line(
             "BOOKMARK",
             &json!({
-                "apiVersion": format!("{GROUP}/{VERSION}"),
+                "apiVersion": self.selection.kind.api_version(),
                 "kind": self.selection.kind.as_str(),
                 "metadata": {"resourceVersion": self.hub.version().max(self.after).to_string()},
             }),
