@@ -327,7 +327,7 @@ impl Volumes {
         let dir = self.tree.dir(key);
         let record = match Record::read(&dir)? {
             None => self.make(key, options)?,
-            Some(record) => self.adopt(key, record, options, &lock)?,
+            Some(record) => self.adopt(key, &record, options, &lock)?,
         };
         if record.driver == VolumeDriver::Tmpfs {
             tmpfs::mount(&self.mount_point(key), record.capacity)?;
@@ -359,7 +359,7 @@ impl Volumes {
     fn adopt(
         &self,
         key: &VolumeKey,
-        had: Record,
+        had: &Record,
         options: &VolumeOptions,
         lock: &Lock,
     ) -> Result<Record, VolumeError> {
@@ -368,20 +368,20 @@ impl Volumes {
                 key: key.clone(),
                 have: had.driver,
                 want: options.driver,
-                data: self.data(key, &had),
+                data: self.data(key, had),
             });
         }
         let mut record = had.clone();
         record.capacity = options.capacity;
         (record.uid, record.gid, record.mode) = (options.uid, options.gid, options.mode);
-        self.grow(key, &had, options.capacity, lock)?;
+        self.grow(key, had, options.capacity, lock)?;
         let asks = options.uid.is_some() || options.gid.is_some() || options.mode.is_some();
         if asks && self.view(key, had.clone())?.has_data {
             let home = self.home(key, &record, lock)?;
             home.own(&record)?;
             self.note(key, &mut record, &home)?;
         }
-        if record != had {
+        if record != *had {
             record.write(&self.tree.dir(key))?;
         }
         Ok(record)
