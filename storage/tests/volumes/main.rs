@@ -445,7 +445,7 @@ fn root_an_image_has_one_device_whoever_asks() {
     assert_eq!(place.devices().len(), 1);
     let second = mounted(&other, &key("b"));
     assert_eq!(place.devices().len(), 2);
-    drop((mounts, second));
+    drop((active, mounts, second));
     place.assert_no_devices();
     // What removed images leave mounted stays with who has it.
     let last = mounted(&store, &key("a"));
