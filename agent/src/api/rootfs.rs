@@ -47,7 +47,7 @@ pub(super) async fn commit(
     Ok(ok(&json!(api.backend.commit(&object.key, options).await?)))
 }
 
-pub(super) async fn diff(State(api): State<Api>, One(key): One, params: Params) -> Result<Response, Refusal> {
+pub(super) async fn diff(State(api): State<Api>, one: One, params: Params) -> Result<Response, Refusal> {
     let key = one.with("diff", &[Kind::Container])?;
     params.only(&[])?;
     let object = find(&api, &key)?;
