@@ -62,6 +62,12 @@ pub enum Command {
     Describe(DescribeArgs),
     /// Print what a container wrote
     Logs(LogsArgs),
+    /// Show what a container has changed in its root filesystem
+    Diff(DiffArgs),
+    /// Make an image of what a container has changed
+    Commit(CommitArgs),
+    /// Write a container's root filesystem as a tar archive
+    Export(ExportArgs),
     /// Declare the objects in files, directories or standard input
     Apply(ApplyArgs),
     /// Remove containers that were declared with `apply`
@@ -222,6 +228,56 @@ pub struct LogsArgs {
     /// At most this many bytes
     #[arg(long, value_name = "BYTES")]
     pub limit_bytes: Option<u64>,
+}
+
+/// `stower diff`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each line is A (added), C (changed) or D (deleted) and a path. A directory on the way to a change is\nchanged too; what was in a deleted one is not told.\n\nExamples:\n  stower diff web\n  stower diff web | grep '^D'"
+)]
+pub struct DiffArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+}
+
+/// `stower commit`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The new image is the one that the container was started from, with its changes as one more layer; volumes\nare not part of it. Prints the digest of the new image.\n\nExamples:\n  stower commit web example.org/web:fixed -m 'a fix'\n  stower commit web example.org/web:debug -c 'CMD [\"sleep\", \"1d\"]' -c 'ENV DEBUG=1'\n  stower commit --pause=false web"
+)]
+pub struct CommitArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+    /// The name of the image; without one it is known by its digest
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub reference: Option<String>,
+    /// Who made it, as in `Jo <jo@example.org>`
+    #[arg(short, long)]
+    pub author: Option<String>,
+    /// What for
+    #[arg(short, long)]
+    pub message: Option<String>,
+    /// A change to the image's configuration, as in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD,
+    /// STOPSIGNAL, USER, VOLUME or WORKDIR; may be repeated
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// Let the container stand still while it is read
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true",
+          require_equals = true, action = ArgAction::Set)]
+    pub pause: bool,
+}
+
+/// `stower export`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Volumes are not part of it, and the container goes on meanwhile.\n\nExamples:\n  stower export web -o web.tar\n  stower export web | tar -t"
+)]
+pub struct ExportArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+    /// The file to write, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// Whether anything is really changed.
@@ -428,6 +484,8 @@ pub enum ImageCommand {
     Ls(ImagesArgs),
     /// Fetch images from their registry
     Pull(PullArgs),
+    /// Write images as one archive, which `image import` and `docker load` read
+    Save(SaveArgs),
     /// Remove images from this machine
     Rm(RmiArgs),
 }
@@ -440,6 +498,20 @@ pub struct ImportArgs {
     /// The reference to know it by, instead of those it brings along
     #[arg(value_name = "IMAGE")]
     pub name: Option<String>,
+}
+
+/// `stower image save`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stower image save nginx:1.29 -o nginx.tar\n  stower image save app:1 app:2 | ssh other 'cat > apps.tar'"
+)]
+pub struct SaveArgs {
+    /// Image references or digests
+    #[arg(value_name = "IMAGE", required = true)]
+    pub references: Vec<String>,
+    /// The file to write, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `stower rmi`.
