@@ -53,6 +53,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Effects::new(storage.clone(), cgroups, runtime, programs, config.clone(), metrics.clone(), told);
     let (requests, asked) = mpsc::channel(64);
     let node = Arc::new(Node::new(storage, paths.clone(), metrics, first_version(&paths.data)?, requests));
+    let volumes = stower_storage::Volumes::open(paths.data.join("volumes"), paths.run.join("volumes"))?;
+    // Nobody has set it before.
+    let _ = node.volumes.set(Arc::new(crate::volumedata::VolumeData::new(Arc::new(volumes))));
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
     let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
     engine.observe();

@@ -154,10 +154,10 @@ impl VolumeData {
             }
             shown
         });
-        let broken = broken.iter().filter(|(key, _)| is_wanted(key)).map(|(key, error)| VolumeView {
-            problem: Some(chain(error)),
-            ..owners.shown(key)
-        });
+        let broken = broken
+            .iter()
+            .filter(|(key, _)| is_wanted(key))
+            .map(|(key, error)| VolumeView { problem: Some(chain(error)), ..owners.shown(key) });
         let mut all: Vec<VolumeView> = sound.chain(broken).collect();
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
@@ -214,11 +214,8 @@ impl VolumeData {
         let mut sums: HashMap<[String; 3], UsageView> = HashMap::new();
         for view in views.iter().filter(|view| view.kind != Kind::Container.as_str()) {
             let Some(usage) = view.usage else { continue };
-            let labels = [
-                view.namespace.clone().unwrap_or_default(),
-                view.name.clone(),
-                view.kind.to_owned(),
-            ];
+            let labels =
+                [view.namespace.clone().unwrap_or_default(), view.name.clone(), view.kind.to_owned()];
             sums.entry(labels).and_modify(|sum| *sum = add(*sum, usage)).or_insert(usage);
         }
         let mut labels = held(&self.labels);

@@ -32,11 +32,7 @@ use crate::node::{ApiError, ObjectView};
 /// The media type of a log; a container may write any bytes.
 const LOG_TEXT: &str = "text/plain; charset=utf-8";
 
-pub(super) async fn read(
-    State(api): State<Api>,
-    one: One,
-    params: Params,
-) -> Result<Response, Refusal> {
+pub(super) async fn read(State(api): State<Api>, one: One, params: Params) -> Result<Response, Refusal> {
     let key = one.with("log", &[Kind::Container])?;
     params.only(&[
         "follow",

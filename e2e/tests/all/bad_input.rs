@@ -56,7 +56,6 @@ fn fields_that_are_not_built_yet_are_refused_by_name() -> Result<()> {
     for (field, body) in [
         ("spec.livenessProbe", "  livenessProbe: {exec: {command: [test]}}\n"),
         ("spec.lifecycle", "  lifecycle: {preStop: {sleep: {seconds: 1}}}\n"),
-        ("spec.volumesFrom", "  volumesFrom: [{name: data}]\n"),
         ("spec.tty", "  tty: true\n"),
         (
             "spec.restart.rules",
