@@ -1,17 +1,13 @@
 //! What the agent shows to whoever asks: an immutable view that readers take without waiting, and the operations that
 //! they may ask for, which go to the reconcile loop as messages.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::Value;
 use stower_crds::ObjectKey;
-use stower_storage::{Digest, ImageName, PullRequest, Reference, RemoveError, Storage};
+use stower_storage::{Digest, ImageName, PullRequest, Reference, RemoveError, Storage, Volumes};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
@@ -291,8 +287,8 @@ pub struct Node {
     pub(crate) unready: ArcSwap<Vec<String>>,
     pub(crate) metrics: Metrics,
     pub(crate) storage: Storage,
-    /// The store of volumes, once it is open.
-    pub(crate) volumes: OnceLock<Arc<VolumeData>>,
+    /// The store of volumes.
+    pub(crate) volumes: Arc<VolumeData>,
     pub(crate) paths: Paths,
     pub(crate) requests: mpsc::Sender<Request>,
 }
@@ -306,6 +302,7 @@ impl Node {
     /// A node with no objects yet.
     pub(crate) fn new(
         storage: Storage,
+        volumes: Arc<Volumes>,
         paths: Paths,
         metrics: Metrics,
         resource_version: u64,
@@ -324,7 +321,7 @@ impl Node {
             unready: ArcSwap::from_pointee(vec!["the agent is starting".to_owned()]),
             metrics,
             storage,
-            volumes: OnceLock::new(),
+            volumes: Arc::new(VolumeData::new(volumes)),
             paths,
             requests,
         }
@@ -425,14 +422,8 @@ impl Node {
 
     /// The metrics in Prometheus' text format. Those of volumes are measured for it, where they are not fresh.
     pub async fn metrics_text(&self) -> String {
-        if let Some(volumes) = self.volumes.get() {
-            volumes.measure(&self.view(), &self.metrics.volumes).await;
-        }
+        self.volumes.measure(&self.view(), &self.metrics.volumes).await;
         self.metrics.text()
-    }
-
-    fn volume_data(&self) -> Result<&Arc<VolumeData>, ApiError> {
-        self.volumes.get().ok_or_else(|| ApiError::unavailable("the store of volumes is not open yet"))
     }
 
     /// The data of volumes on this machine, also of those that no object declares any more.
@@ -440,7 +431,7 @@ impl Node {
     /// # Errors
     /// When the store cannot be read.
     pub async fn volumes_list(&self) -> Result<Vec<VolumeView>, ApiError> {
-        self.volume_data()?.list(self.view(), None).await
+        self.volumes.list(self.view(), None).await
     }
 
     /// The data of a Volume's or DataContainer's volumes, measured now.
@@ -452,7 +443,7 @@ impl Node {
         if !view.objects.contains_key(key) {
             return Err(ApiError::not_found(key));
         }
-        self.volume_data()?.list(view, Some(key)).await
+        self.volumes.list(view, Some(key)).await
     }
 
     /// Removes data that a Volume or DataContainer left behind.
@@ -460,7 +451,7 @@ impl Node {
     /// # Errors
     /// When there is none, or an object of that name is declared.
     pub async fn volumes_remove(&self, key: &ObjectKey) -> Result<Vec<VolumeView>, ApiError> {
-        self.volume_data()?.remove(self.view(), key).await
+        self.volumes.remove(self.view(), key).await
     }
 
     /// The files that could not be taken.

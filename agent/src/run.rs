@@ -48,14 +48,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let programs = files::install_programs(&bin)
         .with_context(|| format!("cannot write programs to {}", bin.display()))?;
 
+    let volumes = stower_storage::Volumes::open(paths.data.join("volumes"), paths.run.join("volumes"));
+    let volumes = Arc::new(volumes.context("cannot open the volumes")?);
     let (told, effects_told) = mpsc::unbounded_channel();
-    let effects =
-        Effects::new(storage.clone(), cgroups, runtime, programs, config.clone(), metrics.clone(), told);
+    let effects = Effects::new(
+        storage.clone(),
+        Arc::clone(&volumes),
+        cgroups,
+        runtime,
+        programs,
+        config.clone(),
+        metrics.clone(),
+        told,
+    );
     let (requests, asked) = mpsc::channel(64);
-    let node = Arc::new(Node::new(storage, paths.clone(), metrics, first_version(&paths.data)?, requests));
-    let volumes = stower_storage::Volumes::open(paths.data.join("volumes"), paths.run.join("volumes"))?;
-    // Nobody has set it before.
-    let _ = node.volumes.set(Arc::new(crate::volumedata::VolumeData::new(Arc::new(volumes))));
+    let node =
+        Arc::new(Node::new(storage, volumes, paths.clone(), metrics, first_version(&paths.data)?, requests));
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
     let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
     engine.observe();

@@ -1,6 +1,6 @@
 //! Brings a record up to what was seen. Doing so twice changes nothing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use stower_crds::RestartPolicy;
 
@@ -116,6 +116,8 @@ fn started(record: &mut Record, declared: &Declared, observed: &ObservedContaine
                 spec: declared.spec.clone(),
                 stage: LaunchStage::Started,
                 is_restart: false,
+                uses: BTreeSet::new(),
+                mounts: Vec::new(),
             });
             record.renew = false;
         }

@@ -6,7 +6,9 @@ use stower_crds::{ContainerSpec, Generation, ObjectKey, Signal, Uid};
 
 use crate::{
     change::FieldChange,
-    observed::{ImageDigest, Run},
+    observed::{ImageDigest, Run, WrittenFiles},
+    resolve::Resolved,
+    store::{StoreId, StoreWant},
 };
 
 /// One thing to do to one object. The executor decides nothing: what is not here is not done.
@@ -47,6 +49,8 @@ pub enum Act {
         spec: Arc<ContainerSpec>,
         /// What to keep of the storage of former runs.
         storage: StorageMode,
+        /// Everything else that it needs.
+        resolved: Arc<Resolved>,
     },
     /// Have the shim stop the process; or abandon the start of that run while that is in flight.
     Stop {
@@ -68,6 +72,27 @@ pub enum Act {
         /// The spec to apply.
         spec: Arc<ContainerSpec>,
     },
+    /// Bring the files of ConfigMaps and Secrets in a running container up to date, each volume at once.
+    Refresh {
+        /// The run.
+        run: Run,
+        /// Every volume of files, by its directory's name.
+        files: WrittenFiles,
+    },
+    /// Make the stores of a Volume or DataContainer, and fill those that are new; what is there is kept.
+    MakeStores {
+        /// The generation of the spec.
+        generation: Generation,
+        /// Each store.
+        stores: Vec<StoreWant>,
+        /// What new ones are filled from.
+        image: Option<ImageDigest>,
+    },
+    /// Remove stores with their data.
+    RemoveStores {
+        /// Each store.
+        stores: Vec<StoreId>,
+    },
     /// Remove the writable layer, the directories, the run directory and the cgroups.
     Teardown,
     /// Drop the record and the ledger entry: nothing of the object is left.
@@ -83,6 +108,9 @@ impl Act {
             Self::Stop { .. } => ActionKind::Stop,
             Self::Kill => ActionKind::Kill,
             Self::Update { .. } => ActionKind::Update,
+            Self::Refresh { .. } => ActionKind::Refresh,
+            Self::MakeStores { .. } => ActionKind::MakeStores,
+            Self::RemoveStores { .. } => ActionKind::RemoveStores,
             Self::Teardown => ActionKind::Teardown,
             Self::Forget => ActionKind::Forget,
         }
@@ -103,6 +131,12 @@ pub enum ActionKind {
     Kill,
     /// [`Act::Update`].
     Update,
+    /// [`Act::Refresh`].
+    Refresh,
+    /// [`Act::MakeStores`].
+    MakeStores,
+    /// [`Act::RemoveStores`].
+    RemoveStores,
     /// [`Act::Teardown`].
     Teardown,
     /// [`Act::Forget`].
@@ -118,6 +152,9 @@ impl ActionKind {
             Self::Stop => "stop",
             Self::Kill => "kill",
             Self::Update => "update",
+            Self::Refresh => "refresh",
+            Self::MakeStores => "make",
+            Self::RemoveStores => "remove",
             Self::Teardown => "teardown",
             Self::Forget => "forget",
         }
@@ -156,6 +193,8 @@ pub enum Why {
     RestartRequested,
     /// Something changed that a running process cannot take over.
     Replaced(Vec<FieldChange>),
+    /// Values that it has as files have changed.
+    ValuesChanged,
     /// Something changed that can be applied to the running process.
     Changed(Vec<FieldChange>),
     /// The image is not on this machine.
@@ -205,6 +244,7 @@ impl fmt::Display for Why {
                 }
                 Ok(())
             }
+            Self::ValuesChanged => f.write_str("values that it has as files have changed"),
             Self::ImageAbsent => f.write_str("it is not on this machine"),
             Self::ImagePolicyAlways => f.write_str("imagePullPolicy is Always and the spec is new"),
             Self::Retry { attempts: 1 } => f.write_str("the last attempt failed"),
@@ -230,6 +270,15 @@ impl fmt::Display for Action {
                 }
             }
         }
+        struct Made<'a>(&'a Why);
+        impl fmt::Display for Made<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.0 {
+                    Why::New => f.write_str("it is declared"),
+                    why => why.fmt(f),
+                }
+            }
+        }
         let name = Name(self);
         match (&self.act, &self.why) {
             (Act::PullImage { reference, .. }, why) => write!(f, "pull image {reference} for {name}: {why}"),
@@ -242,6 +291,10 @@ impl fmt::Display for Action {
             (Act::Stop { .. }, why) => write!(f, "stop {name}: {why}"),
             (Act::Kill, why) => write!(f, "kill what is left of {name}: {why}"),
             (Act::Update { .. }, why) => write!(f, "update {name} in place: {why}"),
+            (Act::Refresh { .. }, why) => write!(f, "refresh the files of {name}: {why}"),
+            (Act::MakeStores { image: Some(_), .. }, why) => write!(f, "fill {name}: {}", Made(why)),
+            (Act::MakeStores { .. }, why) => write!(f, "make {name}: {}", Made(why)),
+            (Act::RemoveStores { .. }, why) => write!(f, "remove the data of {name}: {why}"),
             (Act::Teardown, why) => write!(f, "remove {name}: {why}"),
             (Act::Forget, why) => write!(f, "forget {name}: {why}"),
         }

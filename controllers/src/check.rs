@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     action::Act,
-    desired::Desired,
+    desired::{AnyDeclared, Desired},
     observed::{CgroupState, Observed, ObservedContainer, ProcessState},
     plan::Plan,
     record::Records,
@@ -23,13 +23,15 @@ pub fn check(plan: &Plan, desired: &Desired, observed: &Observed, records: &Reco
             fault("a second action for one object");
         }
         let declared = desired.by_uid(uid);
-        let wanted = declared.is_some_and(|declared| !declared.terminating);
+        let any = desired.any_by_uid(uid);
+        let wanted = any.as_ref().is_some_and(|it| !is_terminating(it));
+        let is_container = any.as_ref().is_none_or(|it| matches!(it, AnyDeclared::Container(_)));
         let is = observed.containers.get(uid).unwrap_or(&unknown);
         let record = records.get(uid).and_then(|record| record.known());
         if records.contains_key(uid) && record.is_none() {
             fault("its record cannot be read");
         }
-        if declared.is_none() && desired.unproven().is_some() {
+        if any.is_none() && desired.unproven().is_some() {
             fault("its absence is not proven");
         }
         if is.in_flight.is_some() && !matches!(action.act, Act::Stop { .. }) {
@@ -38,7 +40,20 @@ pub fn check(plan: &Plan, desired: &Desired, observed: &Observed, records: &Reco
         let empty = matches!(is.cgroup, CgroupState::Absent | CgroupState::Empty);
         let ended = !matches!(is.process, ProcessState::Running { .. } | ProcessState::Unknown { .. });
         match &action.act {
-            Act::Start { run, .. } => {
+            Act::Start { run, resolved, .. } => {
+                for used in &resolved.uses {
+                    if desired.any_by_uid(used).is_none_or(|it| is_terminating(&it)) {
+                        fault("it would mount what is not declared");
+                    }
+                }
+                if let Some(declared) = declared {
+                    for mount in &declared.spec.volume_mounts {
+                        let path = mount.mount_path.trim_end_matches('/');
+                        if !resolved.mounts.iter().any(|have| have.path == path) && !path.contains("//") {
+                            fault("a mount is missing");
+                        }
+                    }
+                }
                 if !empty || !ended {
                     fault("its former processes are not proven gone");
                 }
@@ -59,20 +74,52 @@ pub fn check(plan: &Plan, desired: &Desired, observed: &Observed, records: &Reco
                 if wanted {
                     fault("it is declared");
                 }
-                if !empty || !ended {
+                if is_container && (!empty || !ended) {
                     fault("its processes are not proven gone");
                 }
-                if matches!(action.act, Act::Forget) && !is.is_gone() {
+                if is_container && matches!(action.act, Act::Forget) && !is.is_gone() {
                     fault("something of it is left");
                 }
             }
-            Act::Kill | Act::Stop { .. } | Act::Update { .. } | Act::PullImage { .. } => {}
+            Act::RemoveStores { .. } => {
+                if desired.any_by_uid(uid).is_some_and(|it| !is_terminating(&it)) {
+                    fault("it is declared");
+                }
+                for (user, record) in records {
+                    let uses = record.known().and_then(|record| record.launch.as_ref()).map(|it| &it.uses);
+                    let seen = observed.containers.get(user).unwrap_or(&unknown);
+                    let runs =
+                        matches!(seen.process, ProcessState::Running { .. } | ProcessState::Unknown { .. });
+                    if runs && uses.is_some_and(|uses| uses.contains(uid)) {
+                        fault("a container has it mounted");
+                    }
+                }
+            }
+            Act::MakeStores { .. } => {
+                if desired.any_by_uid(uid).is_none_or(|it| is_terminating(&it)) {
+                    fault("nobody wants it");
+                }
+            }
+            Act::Kill
+            | Act::Stop { .. }
+            | Act::Update { .. }
+            | Act::Refresh { .. }
+            | Act::PullImage { .. } => {}
         }
         if plan.deferred.contains(uid) {
             fault("it is deferred as well");
         }
     }
     faults
+}
+
+fn is_terminating(declared: &AnyDeclared) -> bool {
+    match declared {
+        AnyDeclared::Container(it) => it.terminating,
+        AnyDeclared::Volume(it) => it.terminating,
+        AnyDeclared::Data(it) => it.terminating,
+        AnyDeclared::Values(it) => it.terminating,
+    }
 }
 
 /// Whether the plan itself ends the hold, as after a boot.

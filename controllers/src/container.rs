@@ -3,7 +3,7 @@
 //! First the record is brought up to what was seen (`account`), then one action at most follows from it.
 //! Everything that cannot be told ends in a note and leaves the container as it is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use stower_crds::{Generation, ObjectKey, RootfsPolicy, Uid};
 
@@ -11,14 +11,16 @@ use crate::{
     account::account,
     action::{Act, Action, ActionKind, StorageMode, Why},
     change::{Change, FieldChange, diff},
-    desired::{Declared, Desired},
+    desired::Declared,
     image::{ImageNeed, image_need},
     observed::{
         CgroupState, FilesState, ImageDigest, ObservedContainer, ProcessState, RootfsState, Run, Stopping,
     },
     plan::Note,
     record::{EndCause, Ended, Launch, LaunchStage, Record, RecordState},
+    resolve::{Resolved, ResolvedMount, resolve, sentence},
     restart::{Verdict, retry_delay, verdict},
+    store::{Facts, list},
     time::{Mono, Now},
 };
 
@@ -29,32 +31,32 @@ const OVERDUE_SLACK: Duration = Duration::from_secs(5);
 /// How many stops may fail before the cgroup is killed instead.
 const STOPS_BEFORE_KILL: u32 = 3;
 
-/// What [`plan_container`] decided.
+/// What was decided for one object.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// What to do.
-    pub action: Option<Action>,
+    pub(crate) action: Option<Action>,
     /// The record, when it has changed.
-    pub record: Option<Record>,
+    pub(crate) record: Option<Record>,
     /// When to look again, even if nothing is observed.
-    pub wake_at: Option<Mono>,
+    pub(crate) wake_at: Option<Mono>,
     /// Why it is left as it is.
-    pub note: Option<Note>,
+    pub(crate) note: Option<Note>,
     /// It would start, but may not yet.
-    pub deferred: bool,
+    pub(crate) deferred: bool,
 }
 
 /// Decides for one object: declared, or left over on the machine.
 ///
 /// `may_start` is false while as many starts as are allowed are in flight.
-pub fn plan_container(
+pub(crate) fn plan_container(
     uid: &Uid,
-    desired: &Desired,
-    observed: Option<&ObservedContainer>,
+    facts: &Facts<'_>,
     state: Option<&RecordState>,
-    now: &Now,
     may_start: bool,
 ) -> Decision {
+    let (desired, now) = (facts.desired, facts.now);
+    let observed = facts.observed.containers.get(uid);
     let declared = desired.by_uid(uid).map(AsRef::as_ref);
     if let (Some(declared), Some(observed), Some(RecordState::Known(record))) = (declared, observed, state)
         && is_settled(declared, observed, record, now)
@@ -68,6 +70,7 @@ pub fn plan_container(
         key: key.cloned(),
         observed: observed.unwrap_or(&unknown),
         now,
+        facts,
         may_start,
         decision: Decision::default(),
     };
@@ -121,6 +124,13 @@ fn is_settled(declared: &Declared, observed: &ObservedContainer, record: &Record
         && !record.start_requested
         && !record.renew
         && record.next_start.is_none()
+        && !has_files(&declared.spec)
+}
+
+/// Whether a container may have volumes whose content follows another object.
+fn has_files(spec: &stower_crds::ContainerSpec) -> bool {
+    !spec.volumes_from.is_empty()
+        || spec.volumes.iter().any(|volume| volume.config_map.is_some() || volume.secret.is_some())
 }
 
 /// What has changed, since the last start was set out on, that asks for another process.
@@ -148,16 +158,17 @@ pub(crate) fn needs_process(declared: &Declared, record: &Record) -> bool {
     record.launch.is_none() || !replaced(declared, record).is_empty()
 }
 
-struct Planner<'a> {
+struct Planner<'a, 'f> {
     uid: &'a Uid,
     key: Option<ObjectKey>,
     observed: &'a ObservedContainer,
     now: &'a Now,
+    facts: &'a Facts<'f>,
     may_start: bool,
     decision: Decision,
 }
 
-impl Planner<'_> {
+impl Planner<'_, '_> {
     fn note(&mut self, message: impl Into<String>) {
         let (uid, key) = (self.uid.clone(), self.key.clone());
         self.decision.note = Some(Note { uid, key, message: message.into() });
@@ -206,7 +217,14 @@ impl Planner<'_> {
         if !self.ended_for_good() {
             return;
         }
-        if self.observed.is_gone() {
+        let users: Vec<ObjectKey> =
+            self.facts.uses.of(self.uid).filter_map(|uid| self.facts.desired.key_of(uid).cloned()).collect();
+        if !users.is_empty() {
+            self.note(format!(
+                "its volumes are in use by {} and are removed when they have stopped",
+                list(&users)
+            ));
+        } else if self.observed.is_gone() {
             if declared.is_some() || record.is_some() {
                 self.act(Act::Forget, why);
             }
@@ -243,10 +261,13 @@ impl Planner<'_> {
                     self.await_stop(run, stopping, record);
                 } else if !applied {
                     self.update(declared, record, run);
+                } else {
+                    self.refresh(declared, run);
                 }
                 return;
             } else {
-                match self.image(declared, record, true) {
+                // What runs is not ended for something that cannot be started.
+                match self.image(declared, record, true).and_then(|_| self.resolve(declared)) {
                     Some(_) => Why::Replaced(changes),
                     None => return,
                 }
@@ -264,12 +285,14 @@ impl Planner<'_> {
         }
         let Some((why, is_restart)) = self.start_reason(declared, record, changes) else { return };
         let new_process = needs_process(declared, record);
-        let Some(image) = self.image(declared, record, new_process) else { return };
+        let image = self.image(declared, record, new_process);
+        let resolved = self.resolve(declared);
+        let (Some(image), Some(resolved)) = (image, resolved) else { return };
         if !self.may_start {
             self.decision.deferred = true;
             return;
         }
-        self.start(declared, record, image, why, is_restart);
+        self.start(declared, record, image, resolved, (why, is_restart));
     }
 
     /// Whether it is proven that no process of it is left. What is left over is killed.
@@ -310,6 +333,31 @@ impl Planner<'_> {
         launch.generation = declared.generation;
         launch.spec = declared.spec.clone();
         true
+    }
+
+    /// Everything that a start needs beside its image; a note of all that is missing otherwise.
+    fn resolve(&mut self, declared: &Declared) -> Option<Arc<Resolved>> {
+        match resolve(declared, self.facts.desired, self.facts.observed) {
+            Ok(resolved) => Some(Arc::new(resolved)),
+            Err(problems) => {
+                self.note(format!("it waits: {}", sentence(&problems)));
+                None
+            }
+        }
+    }
+
+    /// Brings files in line with the values that they show. What cannot be resolved now stays as it was.
+    fn refresh(&mut self, declared: &Declared, run: Run) {
+        if !has_files(&declared.spec) {
+            return;
+        }
+        let Ok(resolved) = resolve(declared, self.facts.desired, self.facts.observed) else { return };
+        let files = resolved.files();
+        let known = self.observed.files_written.as_ref();
+        if known.map_or(files.is_empty(), |known| *known == files) || self.backs_off(ActionKind::Refresh) {
+            return;
+        }
+        self.act(Act::Refresh { run, files }, Why::ValuesChanged);
     }
 
     fn update(&mut self, declared: &Declared, record: &Record, run: Run) {
@@ -437,8 +485,8 @@ impl Planner<'_> {
         declared: &Declared,
         record: &mut Record,
         image: ImageDigest,
-        why: Why,
-        is_restart: bool,
+        resolved: Arc<Resolved>,
+        (why, is_restart): (Why, bool),
     ) {
         let other_layer = matches!(
             &self.observed.rootfs,
@@ -447,7 +495,11 @@ impl Planner<'_> {
         if record.launch.is_none() || matches!(why, Why::Replaced(_)) || other_layer {
             record.renew = true;
         }
-        let storage = if record.renew {
+        // Volumes that another container has mounted are not taken from under it.
+        let in_use = self.facts.uses.of(self.uid).next().is_some();
+        let storage = if record.renew && in_use {
+            StorageMode::NewLayer
+        } else if record.renew {
             StorageMode::New
         } else if declared.spec.restart.rootfs == RootfsPolicy::Fresh {
             StorageMode::NewLayer
@@ -471,9 +523,11 @@ impl Planner<'_> {
             spec: declared.spec.clone(),
             stage: LaunchStage::Intended,
             is_restart,
+            uses: resolved.uses.clone(),
+            mounts: resolved.mounts.iter().map(ResolvedMount::status).collect(),
         });
         let (generation, spec) = (declared.generation, declared.spec.clone());
-        self.act(Act::Start { run, generation, image, spec, storage }, why);
+        self.act(Act::Start { run, generation, image, spec, storage, resolved }, why);
     }
 }
 

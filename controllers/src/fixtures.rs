@@ -1,6 +1,6 @@
 //! What the tests of every module begin with: one container that runs as declared.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -91,6 +91,7 @@ impl Scene {
                 uid: uid(),
                 generation: Generation::FIRST,
                 spec: spec(json!({})),
+                meta: Arc::default(),
                 source: SourceId::new("directory"),
                 terminating: false,
                 rank: 0,
@@ -127,6 +128,8 @@ impl Scene {
             spec: scene.declared.spec.clone(),
             stage: LaunchStage::Started,
             is_restart: false,
+            uses: BTreeSet::new(),
+            mounts: Vec::new(),
         });
         scene.record = Some(record);
         scene
@@ -178,7 +181,8 @@ impl Scene {
     /// The plan, checked.
     pub(crate) fn plan(&self) -> Plan {
         let desired = self.desired();
-        let observed = Observed { containers: [(uid(), self.observed.clone())].into() };
+        let observed =
+            Observed { containers: [(uid(), self.observed.clone())].into(), ..Observed::default() };
         let records: Records = self.state().map(|state| (uid(), state)).into_iter().collect();
         let plan = plan(&desired, &observed, &records, &self.now, START_CONCURRENCY);
         assert_eq!(check(&plan, &desired, &observed, &records), Vec::<String>::new());
@@ -206,6 +210,7 @@ impl Scene {
             observed: &self.observed,
             record: state.as_ref(),
             queued: false,
+            problems: &[],
             old: None,
         };
         container_status(&input, &self.now)

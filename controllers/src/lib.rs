@@ -28,8 +28,11 @@ mod image;
 mod observed;
 mod plan;
 mod record;
+mod resolve;
 mod restart;
 mod status;
+mod store;
+mod store_status;
 mod time;
 
 pub use accept::{
@@ -38,18 +41,22 @@ pub use accept::{
 pub use action::{Act, Action, ActionKind, StorageMode, Why};
 pub use change::{Change, FieldChange, diff};
 pub use check::check;
-pub use container::{Decision, plan_container};
-pub use desired::{Completeness, Declared, Desired, SourceId};
+pub use desired::{AnyDeclared, Completeness, Declared, Desired, Meta, SourceId, Values};
 pub use image::{WantedImage, pull_policy, wanted_image};
 pub use observed::{
     CgroupState, Exit, Failure, FailureReason, FilesState, ImageDigest, ImageState, Observed,
-    ObservedContainer, ObservedImage, ProcessState, PullFailure, RootfsState, Run, Stopping,
+    ObservedContainer, ObservedImage, ProcessState, PullFailure, RootfsState, Run, Stopping, WrittenFiles,
 };
 pub use plan::{Note, Plan, START_CONCURRENCY, StartBudget, plan, plan_some};
 pub use record::{
     Deadline, EndCause, Ended, Hold, Launch, LaunchStage, RECORD_VERSION, Record, RecordState, Records,
     ResolvedImage,
 };
+pub use resolve::{File, Files, MountWhat, Problem, ProblemKind, Resolved, ResolvedMount, Variable, resolve};
 pub use restart::{Verdict, backoff_delay, pull_delay, retry_delay, verdict};
 pub use status::{StatusInput, container_status};
+pub use store::{
+    ObservedStores, StoreContent, StoreFacts, StoreId, StoreMedium, StoreState, StoreWant, Uses,
+};
+pub use store_status::{data_status, volume_status};
 pub use time::{BootId, Mono, Now};

@@ -1,13 +1,13 @@
 //! What is: facts about the machine, each with an "unknown" of its own. A fact that the agent could not establish
 //! is never told as an absence.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stower_crds::{Generation, Uid};
 
-use crate::{action::ActionKind, time::Mono};
+use crate::{action::ActionKind, resolve::Files, store::ObservedStores, time::Mono};
 
 /// The number of a run of a container: 1 for its first start, never used twice. It names log files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -57,7 +57,12 @@ pub struct Observed {
     /// One entry for each declared object, and one for each identity that anything on the machine carries. An
     /// object without an entry is wholly unknown.
     pub containers: BTreeMap<Uid, ObservedContainer>,
+    /// One entry for each declared Volume and DataContainer that was looked at.
+    pub stores: BTreeMap<Uid, ObservedStores>,
 }
+
+/// Volumes of files as they were written, by the names of their directories.
+pub type WrittenFiles = BTreeMap<String, Arc<Files>>;
 
 impl Observed {
     /// How many starts are in flight.
@@ -85,13 +90,19 @@ pub struct ObservedContainer {
     pub failure: Option<Failure>,
     /// The last generation whose changes were applied to the running process in place.
     pub updated: Option<Generation>,
+    /// The files of ConfigMaps and Secrets that were written for it last; `None` when this agent has written none yet.
+    pub files_written: Option<WrittenFiles>,
 }
 
 impl ObservedContainer {
     /// What is seen of an object that has nothing on the machine, its image included.
     pub fn nothing(reference: &str) -> Self {
         Self {
-            image: ObservedImage { reference: reference.into(), state: ImageState::Absent },
+            image: ObservedImage {
+                reference: reference.into(),
+                state: ImageState::Absent,
+                ..ObservedImage::default()
+            },
             process: ProcessState::Absent,
             cgroup: CgroupState::Absent,
             rootfs: RootfsState::Absent,
@@ -99,6 +110,7 @@ impl ObservedContainer {
             in_flight: None,
             failure: None,
             updated: None,
+            files_written: None,
         }
     }
 
@@ -118,6 +130,15 @@ pub struct ObservedImage {
     pub reference: String,
     /// The answer.
     pub state: ImageState,
+    /// The paths of its `VOLUME`s, as it has them, while it is here.
+    pub volumes: Cow<'static, [String]>,
+}
+
+impl ObservedImage {
+    /// Nobody has asked.
+    pub(crate) const fn unknown() -> Self {
+        Self { reference: String::new(), state: ImageState::Unknown, volumes: Cow::Borrowed(&[]) }
+    }
 }
 
 /// Whether an image is on this machine, whole.
@@ -333,6 +354,10 @@ pub enum FailureReason {
     RemoveContainerError,
     /// The effect did not end by its deadline.
     DeadlineExceeded,
+    /// A store could not be made or filled.
+    ProvisioningFailed,
+    /// A store could not be removed.
+    VolumeFailedDelete,
 }
 
 impl FailureReason {
@@ -346,6 +371,8 @@ impl FailureReason {
             Self::UpdateContainerError => "UpdateContainerError",
             Self::RemoveContainerError => "RemoveContainerError",
             Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::ProvisioningFailed => "ProvisioningFailed",
+            Self::VolumeFailedDelete => "VolumeFailedDelete",
         }
     }
 }

@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, fmt};
 use stower_crds::{ObjectKey, Uid};
 
 use crate::{
-    action::{Action, ActionKind},
+    action::{Act, Action, ActionKind, Why},
     container::{Decision, plan_container},
-    desired::Desired,
+    desired::{AnyDeclared, Declared, Desired, Values},
     observed::Observed,
     record::{Record, Records},
+    store::{Facts, Uses, plan_data, plan_volume},
     time::{Mono, Now},
 };
 
@@ -87,9 +88,13 @@ pub fn plan_some<'a>(
     limit: usize,
     uids: impl IntoIterator<Item = &'a Uid>,
 ) -> Plan {
-    let decide = |uid: &Uid, may_start| {
-        let (observed, record) = (observed.containers.get(uid), records.get(uid));
-        plan_container(uid, desired, observed, record, now, may_start)
+    let uses = Uses::new(observed, records);
+    let facts = Facts { desired, observed, uses: &uses, now };
+    let decide = |uid: &Uid, may_start| match desired.any_by_uid(uid) {
+        Some(AnyDeclared::Volume(declared)) => plan_volume(&declared, &facts),
+        Some(AnyDeclared::Data(declared)) => plan_data(&declared, &facts),
+        Some(AnyDeclared::Values(declared)) => plan_values(&declared),
+        Some(AnyDeclared::Container(_)) | None => plan_container(uid, &facts, records.get(uid), may_start),
     };
     let mut plan = Plan::default();
     let mut starts = Vec::new();
@@ -115,14 +120,23 @@ pub fn plan_some<'a>(
     plan
 }
 
+/// Values have nothing on the machine: they are only forgotten.
+fn plan_values(declared: &Declared<Values>) -> Decision {
+    let act =
+        |why| Action { uid: declared.uid.clone(), key: Some(declared.key.clone()), act: Act::Forget, why };
+    let removed = || act(Why::Removed { source: declared.source.to_string() });
+    Decision { action: declared.terminating.then(removed), ..Decision::default() }
+}
+
 /// Ends before beginnings, so that what a removal frees is free when a start needs it.
 fn order(kind: ActionKind) -> u8 {
     match kind {
         ActionKind::Stop | ActionKind::Kill => 0,
-        ActionKind::Teardown | ActionKind::Forget => 1,
-        ActionKind::Update => 2,
-        ActionKind::Start => 3,
-        ActionKind::PullImage => 4,
+        ActionKind::Teardown | ActionKind::RemoveStores | ActionKind::Forget => 1,
+        ActionKind::Update | ActionKind::Refresh => 2,
+        ActionKind::MakeStores => 3,
+        ActionKind::Start => 4,
+        ActionKind::PullImage => 5,
     }
 }
 

@@ -1,10 +1,13 @@
 //! What an object must not forget, whatever happens to the agent.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use stower_crds::{ContainerSpec, Generation, ObjectKey, Uid};
+use stower_crds::{ContainerSpec, Generation, MountStatus, ObjectKey, Uid};
 
 use crate::{
     observed::{FailureReason, ImageDigest, Run},
@@ -174,6 +177,12 @@ pub struct Launch {
     /// It counts as a restart once it is seen to have run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_restart: bool,
+    /// The objects whose storage it has mounted: they stay while it may run.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uses: BTreeSet<Uid>,
+    /// What it has mounted, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountStatus>,
 }
 
 /// How far a start came.

@@ -13,6 +13,7 @@ use crate::{
     image::{ImageNeed, image_need},
     observed::{CgroupState, ImageState, ObservedContainer, ProcessState},
     record::{EndCause, Ended, LaunchStage, Record, RecordState},
+    resolve::{Problem, ProblemKind, sentence},
     restart::{Verdict, verdict},
     time::Now,
 };
@@ -28,6 +29,8 @@ pub struct StatusInput<'a> {
     pub record: Option<&'a RecordState>,
     /// It is in [`Plan::deferred`](crate::Plan::deferred).
     pub queued: bool,
+    /// What a start of it would lack now.
+    pub problems: &'a [Problem],
     /// The status before: what did not change keeps its time; what only the agent knows (image ID, mounts) is kept.
     pub old: Option<&'a ContainerStatus>,
 }
@@ -56,6 +59,9 @@ pub fn container_status(input: &StatusInput<'_>, now: &Now) -> ContainerStatus {
         .and_then(|launch| Some((launch.spec.image.as_str(), launch.image.as_ref()?)))
         .or_else(|| record.image.as_ref().map(|image| (image.reference.as_str(), &image.digest)));
     status.image = image.map(|(reference, digest)| format!("{}@{digest}", repository(reference)));
+    let runs = matches!(input.observed.process, ProcessState::Running { .. });
+    status.mounts =
+        record.launch.as_ref().filter(|_| runs).map_or_else(Vec::new, |launch| launch.mounts.clone());
     let told = tell(input, record, now);
     if let Some((phase, state)) = &told.state {
         let ended =
@@ -178,6 +184,9 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
             ),
         };
     }
+    if !input.problems.is_empty() {
+        return dependencies(input, record, now);
+    }
     if let Some(failure) = observed.failure.as_ref().filter(|failure| {
         failure.action == ActionKind::Start
             && failure.run == record.launch.as_ref().map(|launch| launch.run)
@@ -196,6 +205,17 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
         );
     }
     Told::waiting(Phase::Pending, Reason::ContainerCreating, "")
+}
+
+/// Everything that is missing, its image included.
+fn dependencies(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
+    let gravest = input.problems.iter().map(|problem| problem.kind).max().unwrap_or(ProblemKind::Missing);
+    let mut message = sentence(input.problems);
+    let failed = matches!(input.observed.image.state, ImageState::Failed { .. });
+    if let Some(image) = image_trouble(input, record, now).filter(|_| failed) {
+        message = format!("{message}; {}", image.ready.2);
+    }
+    Told::waiting(Phase::Pending, gravest.reason(), message)
 }
 
 /// What stands between the container and its image, if anything does.
@@ -233,7 +253,12 @@ fn behind(input: &StatusInput<'_>, record: &Record, now: &Now) -> String {
     if replaced(input.declared, record).is_empty() {
         return String::new();
     }
-    let waits = image_trouble(input, record, now).map(|told| format!(": {}: {}", told.ready.1, told.ready.2));
+    let trouble = if input.problems.is_empty() {
+        image_trouble(input, record, now)
+    } else {
+        Some(dependencies(input, record, now))
+    };
+    let waits = trouble.map(|told| format!(": {}: {}", told.ready.1, told.ready.2));
     format!("it is to be replaced by generation {}{}", input.declared.generation, waits.unwrap_or_default())
 }
 

@@ -246,7 +246,7 @@ impl World {
             observed.containers.insert(
                 uid.clone(),
                 ObservedContainer {
-                    image: ObservedImage { reference, state },
+                    image: ObservedImage { reference, state, ..ObservedImage::default() },
                     process,
                     cgroup: match (populated, machine.cgroup) {
                         (true, _) => CgroupState::Populated,
@@ -266,6 +266,7 @@ impl World {
                         .filter(|kind| *kind != ActionKind::PullImage),
                     failure: self.failures.get(uid).cloned(),
                     updated: self.updated.get(uid).copied(),
+                    files_written: None,
                 },
             );
             if self.queue.iter().any(|a| a.uid == *uid && a.act.kind() == ActionKind::PullImage) {
@@ -382,7 +383,7 @@ impl World {
                 self.asked.insert(uid.clone(), *generation);
                 self.pulls.remove(uid);
             }
-            Act::Start { run, generation, image, spec, storage } => {
+            Act::Start { run, generation, image, spec, storage, resolved: _ } => {
                 assert!(machine.process.is_none() && machine.leftovers == 0, "two processes: {action}");
                 assert!(*run > machine.last_run, "{action}: run {run} again");
                 assert_eq!(*image, digest(&spec.image), "another image than the spec says");
@@ -626,6 +627,7 @@ impl World {
             let observed = self.observe(&desired);
             let status = container_status(
                 &StatusInput {
+                    problems: &[],
                     declared,
                     observed: &observed.containers[uid],
                     record: self.records.get(uid),

@@ -7,13 +7,18 @@
 //!                                                                                    │
 //!                                                        ImageTree ◄── open_tree ◄───┘
 //!                                                            └─► fill ─► Volumes ─► activate ─► Mount
+//!
+//! snapshot ─► diff (two trees, one walk) ─┬─► changes, export (tar)
+//!                                         └─► layer ─► commit (new Image)     content ─► save (archive)
 //! ```
 //!
 //! Bytes of images are hostile: nothing is believed before its digest has been verified, and nothing that an image
 //! says chooses anything on the host. This crate knows nothing of Kubernetes or of reconciling.
 
 mod archive;
+mod commit;
 mod content;
+mod diff;
 mod digest;
 mod driver;
 #[cfg(feature = "failpoints")]
@@ -28,6 +33,7 @@ mod platform;
 mod pull;
 mod reference;
 mod registry;
+mod save;
 mod snapshots;
 mod storage;
 #[cfg(feature = "testing")]
@@ -37,14 +43,17 @@ mod view;
 mod volumes;
 
 pub use archive::ImportError;
+pub use commit::{CommitImageError, CommitRequest};
 pub use content::{ContentError, ContentStore, Swept};
+pub use diff::{Change, ChangeKind, DiffError, Trees};
 pub use digest::{ChainId, DiffId, Digest, Hasher, ParseDigestError, VerifyReader, WrongContent};
 pub use driver::{
     Driver, DriverError, Found, LayerRecord, ParseKeyError, Reread, SnapshotKey, SnapshotKind,
     SnapshotRecord, Unpack, Usage,
 };
 pub use image::{
-    ConfigError, Descriptor, Encoding, Image, ImageConfig, Layer, LoadError, ManifestError, media,
+    ConfigChange, ConfigError, Descriptor, Encoding, Image, ImageConfig, Layer, LoadError, ManifestError,
+    ParseChangeError, media,
 };
 pub use layer::Stream;
 pub use layer::{Compression, LayerBlob, LayerError, OpenBlob, UnpackLimits};
@@ -54,6 +63,7 @@ pub use platform::{ParsePlatformError, Platform};
 pub use pull::{BlobState, Metrics, Progress, ProgressEvent, PullError, PullRequest};
 pub use reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference};
 pub use registry::{Credential, Credentials, ParseCredentialsError, RegistryError, RegistryOptions};
+pub use save::SaveError;
 pub use snapshots::{
     CommitError, DRIVERS, OpenError, PrepareError, RemoveLayerError, SnapshotError, Snapshots, UnpackError,
 };

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use crate::archive::{self, ImportError, Imported};
 use crate::content::{ContentError, ContentStore, Record, Swept, lock};
+use crate::diff::{Change, DiffError};
 use crate::digest::{ChainId, Digest};
+use crate::driver::SnapshotKey;
 use crate::image::{self, Image, LoadError};
 use crate::layer::{LayerBlob, UnpackLimits};
 use crate::limits::Limits;
@@ -277,6 +279,38 @@ impl Storage {
         }
     }
 
+    /// The same, with what the content store knows of it.
+    pub(crate) fn with_record(&self, digest: &Digest) -> Result<Option<(Record, Image)>, LoadError> {
+        let records = self.0.content.records();
+        let direct = |record: &&Record| record.target.digest == *digest || record.manifest == *digest;
+        for record in records.iter().filter(direct).chain(&records) {
+            if let Some(image) = self.load(record)?
+                && (direct(&record) || image.id == *digest)
+            {
+                return Ok(Some((record.clone(), image)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(crate) fn unpack_limits(&self) -> &UnpackLimits {
+        &self.0.unpack_limits
+    }
+
+    /// What a container's snapshot changed. See [`Snapshots::changes`].
+    pub fn changes(&self, key: &SnapshotKey) -> Result<Vec<Change>, DiffError> {
+        self.0.snapshots.changes(key)
+    }
+
+    /// All that a container sees of its root filesystem, as a tar archive. See [`Snapshots::export`].
+    pub fn export(&self, key: &SnapshotKey, out: &mut dyn std::io::Write) -> Result<(), DiffError> {
+        self.0.snapshots.export(key, out)
+    }
+
     fn find(&self, wanted: impl Fn(&Record) -> bool) -> Result<Option<Image>, LoadError> {
         for record in self.0.content.records().iter().filter(|record| wanted(record)) {
             if let Some(image) = self.load(record)? {
@@ -414,7 +448,7 @@ impl Storage {
         Ok(Removed { references, swept, layers })
     }
 
-    fn sweep(&self, gone: impl Fn(&Record) -> bool) -> Result<(Vec<Record>, Swept), RemoveError> {
+    pub(crate) fn sweep(&self, gone: impl Fn(&Record) -> bool) -> Result<(Vec<Record>, Swept), RemoveError> {
         let mark = |record: &Record| image::mark(&self.0.content, record, &self.0.limits);
         let (removed, swept) =
             self.0.content.remove_and_sweep::<RemoveError>(gone, |record| Ok(mark(record)?))?;

@@ -40,6 +40,11 @@ pub(super) fn write_etc(dir: &Path, host_name: &str, host_network: bool) -> io::
     write(&dir.join("hostname"), format!("{host_name}\n").as_bytes())
 }
 
+/// Makes the directory that is to hold `path`, for root alone.
+pub(super) fn private_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), super::super::paths::private_dir)
+}
+
 /// Boot-scoped, so written in place of the last without fsync; readable in the container by everyone.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;

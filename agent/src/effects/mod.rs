@@ -10,11 +10,11 @@ use std::{
 
 use stower_controllers::{
     Act, Action, ActionKind, CgroupState, Exit, FailureReason, ImageDigest, ProcessState, PullFailure, Run,
-    Stopping,
+    Stopping, StoreFacts, WrittenFiles,
 };
-use stower_crds::Uid;
+use stower_crds::{Generation, Uid};
 use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter, start::Runtime};
-use stower_storage::{Reference, SnapshotKey, Storage};
+use stower_storage::{Reference, SnapshotKey, Storage, Volumes};
 use tokio::sync::mpsc;
 
 use crate::{config::Config, metrics::Metrics, paths::Paths, time};
@@ -25,6 +25,8 @@ pub(crate) mod observe;
 mod pull;
 mod spec;
 mod start;
+mod stores;
+mod values;
 mod volumes;
 
 /// The longest a start may take once its image is there.
@@ -33,6 +35,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest that a teardown may take.
 const TEARDOWN_DEADLINE: Duration = Duration::from_secs(120);
+/// The longest that making and filling stores may take.
+const FILL_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The longest pull; what arrived is kept and the next one goes on from there.
 const PULL_DEADLINE: Duration = Duration::from_secs(30 * 60);
 
@@ -44,13 +48,19 @@ pub(crate) enum Done {
     /// The image could not be had.
     PullFailed { reason: PullFailure, message: String },
     /// The process runs.
-    Started { run: Run, process: ProcessState },
+    Started { run: Run, process: ProcessState, files: WrittenFiles },
     /// The shim was told to end the process, which may take until then.
     Stopping { run: Run, stopping: Stopping },
     /// The cgroup is as it says.
     Killed { cgroup: CgroupState },
     /// The limits are set.
     Updated,
+    /// Files are as they should be.
+    Refreshed { files: WrittenFiles },
+    /// The stores are there.
+    Made { generation: Generation, stores: Vec<StoreFacts> },
+    /// The stores are gone.
+    StoresRemoved,
     /// Nothing of it is left.
     TornDown,
     /// It did not work; what it had begun is undone.
@@ -70,6 +80,7 @@ pub(crate) enum Told {
 #[derive(Debug)]
 pub(crate) struct Effects {
     pub(crate) storage: Storage,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) cgroups: Cgroups,
     pub(crate) runtime: Runtime,
     pub(crate) programs: Programs,
@@ -83,8 +94,10 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
+    #[expect(clippy::too_many_arguments, reason = "each is made once, at the start, and named so")]
     pub(crate) fn new(
         storage: Storage,
+        volumes: Arc<Volumes>,
         cgroups: Cgroups,
         runtime: Runtime,
         programs: Programs,
@@ -96,6 +109,7 @@ impl Effects {
         let (shims, filters, starting) = (Mutex::default(), Mutex::default(), Mutex::default());
         Arc::new(Self {
             storage,
+            volumes,
             cgroups,
             runtime,
             programs,
@@ -159,12 +173,17 @@ impl Effects {
             Act::Stop { run, signal, grace } => blocking(move || self.stop(&uid, run, signal, grace)).await,
             Act::Kill => blocking(move || self.kill(&uid)).await,
             Act::Update { run, spec, .. } => blocking(move || self.update(&uid, run, &spec)).await,
+            Act::Refresh { files, .. } => blocking(move || self.refresh(&uid, files)).await,
+            Act::MakeStores { generation, stores, image } => {
+                blocking(move || self.make_stores(generation, &stores, image.as_ref())).await
+            }
+            Act::RemoveStores { stores } => blocking(move || self.remove_stores(&stores)).await,
             Act::Teardown => blocking(move || self.tear_down(&uid)).await,
-            Act::Start { run, image, spec, storage, .. } => {
+            Act::Start { run, image, spec, storage, resolved, .. } => {
                 let Some(key) = key else { unreachable!("only what is declared is started") };
                 let effects = Arc::clone(&self);
                 let name = key.name.to_string();
-                let wanted = start::Wanted { uid, name, run, image, spec, storage };
+                let wanted = start::Wanted { uid, name, run, image, spec, storage, resolved };
                 blocking(move || effects.start(&wanted)).await
             }
             // The loop alone keeps the ledger; nothing on the machine is touched.
@@ -297,6 +316,21 @@ impl Effects {
         }
     }
 
+    /// Brings the files of a running container in line.
+    fn refresh(&self, uid: &Uid, files: WrittenFiles) -> Done {
+        for (name, wanted) in &files {
+            if let Err(error) = values::write(&self.files_dir(uid, name), wanted) {
+                return Done::Failed {
+                    run: None,
+                    reason: FailureReason::UpdateContainerError,
+                    message: format!("cannot write the files of volume {name:?}: {error}"),
+                    cgroup: self.cgroup(uid),
+                };
+            }
+        }
+        Done::Refreshed { files }
+    }
+
     fn tear_down(&self, uid: &Uid) -> Done {
         let failed = |message: String| Done::Failed {
             run: None,
@@ -309,6 +343,10 @@ impl Effects {
         }
         if let Err(error) = self.storage.snapshots().remove(&Self::snapshot(uid)) {
             return failed(chain(&error));
+        }
+        let private = volumes::private_prefix(uid);
+        if let Err(error) = private.and_then(|key| self.volumes.remove_all(&key).map_err(|e| chain(&e))) {
+            return failed(error);
         }
         let dirs = [
             self.paths.container_run(uid.as_str()),
@@ -352,9 +390,20 @@ fn deadline(kind: ActionKind) -> Duration {
         ActionKind::PullImage => PULL_DEADLINE,
         ActionKind::Start => START_DEADLINE + Duration::from_secs(10),
         ActionKind::Kill => KILL_DEADLINE + Duration::from_secs(5),
-        ActionKind::Teardown => TEARDOWN_DEADLINE,
+        ActionKind::Teardown | ActionKind::RemoveStores => TEARDOWN_DEADLINE,
+        ActionKind::MakeStores => FILL_DEADLINE,
         _ => Duration::from_secs(30),
     }
+}
+
+/// A place at which a test can end the process as a crash would, by `STOWER_FAILPOINT=name`; nothing in a release.
+pub(crate) fn failpoint(name: &str) {
+    #[cfg(debug_assertions)]
+    if std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name) {
+        std::process::abort();
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = name;
 }
 
 /// An error with all its causes, for people.

@@ -41,6 +41,13 @@ impl Effects {
                 .iter()
                 .filter_map(|snapshot| Uid::new(snapshot.key.as_str()).ok()),
         );
+        let stores = self.volumes.list().map_err(|error| chain(&error))?;
+        let keys = stores.volumes.iter().map(|it| &it.key).chain(stores.broken.iter().map(|(key, _)| key));
+        let private = keys.filter_map(|key| match key.parts() {
+            [kind, owner, ..] if kind == "c" => Uid::new(owner.as_str()).ok(),
+            _ => None,
+        });
+        uids.extend(private);
         let groups = self.cgroups.list().map_err(|error| chain(&error))?;
         uids.extend(groups.into_iter().filter_map(|name| Uid::new(name).ok()));
         Ok(uids)

@@ -1,14 +1,12 @@
 //! A start: everything that it needs is resolved anew, and either the process runs or nothing of the attempt is left.
 
 use std::{
-    collections::BTreeMap,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
-    path::PathBuf,
     sync::{Arc, PoisonError},
     time::Instant,
 };
 
-use stower_controllers::{FailureReason, ImageDigest, ProcessState, Run, StorageMode};
+use stower_controllers::{FailureReason, ImageDigest, ProcessState, Resolved, Run, StorageMode};
 use stower_crds::{ContainerSpec, Quantity, Uid};
 use stower_runtime::{
     ShimHandle,
@@ -18,7 +16,7 @@ use stower_runtime::{
 };
 use stower_storage::{Image, Mount};
 
-use super::{Done, Effects, START_DEADLINE, chain, devices, files, spec, volumes};
+use super::{Done, Effects, START_DEADLINE, chain, devices, failpoint, files, spec, volumes};
 use crate::paths::private_dir;
 
 /// What is to run.
@@ -30,6 +28,7 @@ pub(super) struct Wanted {
     pub(super) image: ImageDigest,
     pub(super) spec: Arc<ContainerSpec>,
     pub(super) storage: StorageMode,
+    pub(super) resolved: Arc<Resolved>,
 }
 
 /// Why it does not run.
@@ -100,7 +99,10 @@ impl Effects {
             )),
         };
         match started {
-            Ok(process) => Done::Started { run: wanted.run, process },
+            Ok(process) => {
+                let files = wanted.resolved.files();
+                Done::Started { run: wanted.run, process, files }
+            }
             Err(Failed(reason, message)) => {
                 let cgroup = self.cgroup(&wanted.uid);
                 Done::Failed { run: Some(wanted.run), reason, message, cgroup }
@@ -124,13 +126,20 @@ impl Effects {
         let own = self.paths.container_data(uid);
         let declared_devices = devices::declared(&wanted.spec).map_err(config)?;
         let snapshot = Self::snapshot(&wanted.uid);
+        self.check_volumes(&wanted.resolved).map_err(|error| config(error.to_string()))?;
+        failpoint("start.checked");
         if wanted.storage == StorageMode::New {
             remove_tree(&own).map_err(create)?;
+            let private = volumes::private_prefix(&wanted.uid).map_err(create)?;
+            self.volumes.remove_all(&private).map_err(|error| create(chain(&error)))?;
         }
         if wanted.storage != StorageMode::Keep {
             self.storage.snapshots().remove(&snapshot).map_err(|error| create(chain(&error)))?;
         }
-        let volumes = volumes::resolve(&wanted.spec, &own).map_err(|error| config(error.to_string()))?;
+        failpoint("start.cleared");
+        let volumes =
+            self.prepare_volumes(&wanted.uid, &wanted.resolved).map_err(|error| config(error.to_string()))?;
+        failpoint("start.volumes");
 
         let run_dir = self.run_dir(&wanted.uid);
         let log_dir = self.paths.logs(uid);
@@ -139,17 +148,19 @@ impl Effects {
         }
         let mut limits = limits(&wanted.spec);
         limits.devices = device_rules(&wanted.spec, &declared_devices);
-        let built = self.specify(wanted, &image, &volumes, declared_devices, &run_dir)?;
+        let built = self.specify(wanted, &image, declared_devices, &run_dir)?;
 
         let snapshots = self.storage.snapshots();
         snapshots.prepare(&snapshot, Some(&image.chain_id)).map_err(|error| create(chain(&error)))?;
         let mounts = snapshots.activate(&snapshot).map_err(|error| create(chain(&error)))?;
         let root = root(&mounts.0).map_err(create)?;
+        failpoint("start.rootfs");
         // Each run has groups of its own: their counters begin at nothing, that a former one is gone is one more proof
         // that no process of it is left, and the kernel ends at once what is cloned into a group that was ever killed
         // (seen with 6.18: `cgroup.kill` counts, and the count is compared with that of the parent's group).
         self.cgroups.remove(uid).map_err(|error| create(chain(&error)))?;
         let cgroup = self.cgroups.create(uid, &limits).map_err(|error| create(chain(&error)))?;
+        failpoint("start.cgroup");
 
         let request = StartRequest {
             uid: uid.to_owned(),
@@ -159,7 +170,7 @@ impl Effects {
             log_dir,
             spec: built.spec,
             root,
-            volumes: Vec::new(),
+            volumes: volumes.mounts,
             user: built.user,
             cgroup,
             seccomp: built.seccomp.map(|caps| self.filter(caps)),
@@ -193,6 +204,8 @@ impl Effects {
             .runtime
             .start(&request)
             .map_err(|error| Failed(FailureReason::RunContainerError, chain(&error)))?;
+        drop(volumes.holds);
+        failpoint("start.started");
         let process = ProcessState::Running {
             run: wanted.run,
             pid: started.record.init_pid,
@@ -227,7 +240,6 @@ impl Effects {
         &self,
         wanted: &Wanted,
         image: &Image,
-        volumes: &BTreeMap<String, PathBuf>,
         declared_devices: Vec<oci_spec::runtime::LinuxDevice>,
         run_dir: &std::path::Path,
     ) -> Result<spec::Built, Failed> {
@@ -237,7 +249,8 @@ impl Effects {
             spec: &wanted.spec,
             name: &wanted.name,
             image: &image.config,
-            volumes,
+            mounts: &wanted.resolved.mounts,
+            env: &wanted.resolved.env,
             files: run_dir,
             host_devices: if privileged { devices::all() } else { Vec::new() },
             devices: declared_devices,

@@ -8,10 +8,11 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stower_controllers::{
     Changes, Claim, Desired, Entry, FileId, FileState, FsId, Ledger, SourceId, SourceSnapshot,
 };
-use stower_crds::{Container, Generation, Object, ObjectKey, Uid};
+use stower_crds::{Container, Generation, Kind, Object, ObjectKey, Uid};
 
 use super::Engine;
 use crate::{
@@ -68,19 +69,32 @@ enum Stored {
         deleted_at: Option<Timestamp>,
         object: Box<Container>,
     },
+    /// An accepted object of another kind.
+    Other {
+        uid: Uid,
+        generation: Generation,
+        file: FileId,
+        created_at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deleted_at: Option<Timestamp>,
+        object: Value,
+    },
 }
 
 impl Stored {
-    fn of(entry: &Entry) -> Option<Self> {
-        let Object::Container(container) = entry.object.as_ref() else { return None };
-        Some(Self::Entry {
-            uid: entry.uid.clone(),
-            generation: entry.generation,
-            file: entry.claim.file.clone(),
-            created_at: entry.created_at,
-            deleted_at: entry.deleted_at,
-            object: container.clone(),
-        })
+    fn of(entry: &Entry) -> Self {
+        let (uid, generation) = (entry.uid.clone(), entry.generation);
+        let (file, created_at, deleted_at) = (entry.claim.file.clone(), entry.created_at, entry.deleted_at);
+        match entry.object.as_ref() {
+            Object::Container(container) => {
+                let object = container.clone();
+                Self::Entry { uid, generation, file, created_at, deleted_at, object }
+            }
+            other => {
+                let object = other.to_value();
+                Self::Other { uid, generation, file, created_at, deleted_at, object }
+            }
+        }
     }
 }
 
@@ -100,6 +114,7 @@ impl Sources {
             let (journal, loaded) = Journal::open::<Stored>(&path, syncer.clone())?;
             journals.insert(source.clone(), journal);
             let (mut filesystem, mut entries) = (None, Vec::new());
+            let mut unreadable = 0;
             for (_, stored) in loaded.entries {
                 match stored {
                     Stored::Source { filesystem: id } => filesystem = id,
@@ -113,12 +128,25 @@ impl Sources {
                             deleted_at,
                         });
                     }
+                    Stored::Other { uid, generation, file, created_at, deleted_at, object } => {
+                        match stower_crds::read_accepted(object) {
+                            Ok(object) => entries.push(Entry {
+                                uid,
+                                generation,
+                                object: Arc::new(object),
+                                claim: Claim { source: source.clone(), file },
+                                created_at,
+                                deleted_at,
+                            }),
+                            Err(_) => unreadable += 1,
+                        }
+                    }
                 }
             }
-            if loaded.corrupt > 0 || !loaded.newer.is_empty() {
+            if loaded.corrupt > 0 || !loaded.newer.is_empty() || unreadable > 0 {
                 // Objects may be missing from it, so what it lacks is not known to be absent.
                 tracing::error!(
-                    path = %path.display(), corrupt = loaded.corrupt, newer = loaded.newer.len(),
+                    path = %path.display(), corrupt = loaded.corrupt + unreadable, newer = loaded.newer.len(),
                     "the ledger has lines that cannot be read; nothing is taken for removed until all sources were read"
                 );
                 let why = format!("{} has lines that cannot be read", path.display());
@@ -128,6 +156,7 @@ impl Sources {
             }
         }
         *desired = ledger.desired();
+        desired.set_node_name(&config.node_name);
         Ok(Self {
             ledger,
             directory: SourceId::new(DIRECTORY),
@@ -162,7 +191,7 @@ impl Sources {
         for key in changes.changed.iter().chain(&changes.forgotten) {
             let entry = ledger.get(key);
             for (source, journal) in journals.iter_mut() {
-                let mine = entry.filter(|entry| entry.claim.source == *source).and_then(Stored::of);
+                let mine = entry.filter(|entry| entry.claim.source == *source).map(Stored::of);
                 said(match mine {
                     Some(stored) => journal.put(&key.to_string(), &stored),
                     None => journal.remove(&key.to_string()),
@@ -218,8 +247,7 @@ fn bad_file(name: &str, error: &str) -> EventView {
 
 /// Whether an object belongs to this machine. In a directory, one that names no node does.
 fn is_for(object: &Object, node: &str) -> bool {
-    let Object::Container(container) = object else { return false };
-    container.spec.node_name.as_deref().is_none_or(|name| name == node)
+    object.node_name().is_none_or(|name| name == node)
 }
 
 fn fresh() -> Uid {
@@ -330,7 +358,9 @@ impl Engine {
         for key in &changes.changed {
             let Some(entry) = self.sources.ledger.get(key) else { continue };
             let uid = entry.uid.clone();
-            if !self.observed.containers.contains_key(&uid) {
+            if key.kind != Kind::Container {
+                self.declared_store(&uid);
+            } else if !self.observed.containers.contains_key(&uid) {
                 let reference = self.desired.by_uid(&uid).map(|declared| declared.spec.image.clone());
                 self.observed
                     .containers
@@ -340,6 +370,7 @@ impl Engine {
             self.dirty.insert(uid);
         }
         for key in &changes.forgotten {
+            self.dirty.extend(self.desired.dependents(key));
             if self.sources.ledger.get(key).is_none() {
                 self.withdraw(key);
             }

@@ -29,6 +29,10 @@ impl Engine {
             let _ = writeln!(out, "    observed: {:?}", self.observed.containers.get(&declared.uid));
             let _ = writeln!(out, "    record: {:?}", self.records.get(&declared.uid));
         }
+        for (uid, seen) in &self.observed.stores {
+            let name = self.desired.key_of(uid).map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(out, "  {name} {uid}\n    observed: {seen:?}");
+        }
         out
     }
 }

@@ -31,6 +31,7 @@ mod dump;
 mod images;
 mod publish;
 mod requests;
+mod stores;
 
 use declared::Sources;
 
@@ -63,6 +64,7 @@ pub(crate) struct Engine {
     records: Records,
     journal: Journal,
     statuses: HashMap<Uid, ContainerStatus>,
+    store_statuses: HashMap<Uid, stores::StoreStatus>,
     /// When each running effect began.
     running: BTreeMap<(Uid, ActionKind), Instant>,
     /// To be planned in the next turn.
@@ -122,6 +124,7 @@ impl Engine {
             records,
             journal,
             statuses: HashMap::new(),
+            store_statuses: HashMap::new(),
             running: BTreeMap::new(),
             dirty: BTreeSet::new(),
             wakes: BTreeSet::new(),
@@ -141,6 +144,12 @@ impl Engine {
     /// Looks at the whole machine: what runs, what is left over.
     pub(crate) fn observe(&mut self) {
         let begun = Instant::now();
+        let stores: Vec<Uid> = self.desired.uids().cloned().collect();
+        for uid in stores {
+            self.declared_store(&uid);
+            self.observe_image(&uid);
+            self.dirty.insert(uid);
+        }
         let mut uids: BTreeSet<Uid> = self.desired.iter().map(|declared| declared.uid.clone()).collect();
         uids.extend(self.records.keys().cloned());
         match self.effects.uids() {
@@ -241,6 +250,7 @@ impl Engine {
         if self.dirty.is_empty() {
             return false;
         }
+        self.spread();
         let begun = Instant::now();
         let dirty: Vec<Uid> = std::mem::take(&mut self.dirty).into_iter().collect();
         let plan = self.plan_for(&dirty, &now);
@@ -300,6 +310,9 @@ impl Engine {
         }
         let (uid, kind) = (action.uid.clone(), action.act.kind());
         tracing::info!(%uid, action = kind.as_str(), "{action}");
+        if self.begin_store(&action) {
+            return;
+        }
         let seen = self.observed.containers.entry(uid.clone()).or_default();
         match &action.act {
             Act::Forget => return self.forget(&uid),
@@ -318,12 +331,18 @@ impl Engine {
 
     /// Nothing of it is left on the machine: its ledger entry and its record go.
     fn forget(&mut self, uid: &Uid) {
-        self.records.remove(uid);
+        if let Some(RecordState::Known(Record { launch: Some(launch), .. })) = self.records.remove(uid) {
+            self.dirty.extend(launch.uses);
+        }
         if let Err(error) = self.journal.remove(uid.as_str()) {
             tracing::error!(%uid, error = %crate::effects::chain(&error), "cannot remove a record");
         }
         self.observed.containers.remove(uid);
+        self.observed.stores.remove(uid);
         self.statuses.remove(uid);
+        self.store_statuses.remove(uid);
+        // What it named may have waited for it to go.
+        self.dirty.extend(self.desired.named_by(uid));
         self.forget_declared(uid);
     }
 
@@ -353,6 +372,7 @@ impl Engine {
 
     fn done(&mut self, uid: &Uid, action: ActionKind, took: Duration, done: Done) {
         let now = time::now(&self.boot_id);
+        let Some(done) = self.store_done(uid, action, took, done, &now) else { return };
         let generation = self.desired.by_uid(uid).map(|declared| declared.generation);
         let image = self
             .record(uid)
@@ -370,7 +390,8 @@ impl Engine {
                 self.pulled(uid, took);
             }
             Done::PullFailed { reason, message } => self.pull_failed(uid, reason, message, &now),
-            Done::Started { run, process } => {
+            Done::Started { run, process, files } => {
+                seen.files_written = Some(files);
                 // A short run may have ended before its start was told.
                 if seen.process.run().is_none_or(|known| known < run) {
                     seen.process = process;
@@ -392,6 +413,8 @@ impl Engine {
                 seen.cgroup = cgroup;
             }
             Done::Updated => seen.updated = generation,
+            Done::Refreshed { files } => seen.files_written = Some(files),
+            Done::Made { .. } | Done::StoresRemoved => {}
             Done::TornDown => {
                 seen.process = ProcessState::Absent;
                 seen.cgroup = CgroupState::Absent;
@@ -433,6 +456,6 @@ impl std::fmt::Debug for Engine {
 
 /// What is not looked at yet.
 pub(super) fn unseen(reference: &str) -> ObservedContainer {
-    let image = ObservedImage { reference: reference.to_owned(), state: ImageState::Unknown };
+    let image = ObservedImage { reference: reference.to_owned(), ..ObservedImage::default() };
     ObservedContainer { image, ..ObservedContainer::nothing(reference) }
 }

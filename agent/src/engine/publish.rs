@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Value, json};
 use stower_controllers::{
     Act, Action, Entry, Now, Plan, ProcessState, RecordState, RejectReason, StatusInput, container_status,
+    resolve,
 };
-use stower_crds::{ContainerStatus, Object, ObjectKey, Phase, Uid};
+use stower_crds::{ContainerStatus, Kind, ObjectKey, Phase, Uid};
 
 use super::Engine;
 use crate::{
@@ -22,32 +23,31 @@ impl Engine {
     pub(super) fn publish(&mut self, uids: &[Uid], now: &Now) {
         let mut changed = Vec::new();
         for uid in uids {
-            let Some(declared) = self.desired.by_uid(uid) else { continue };
-            let Some(seen) = self.observed.containers.get(uid) else { continue };
-            let record = self.records.get(uid);
-            let restarts = record.and_then(RecordState::known).map_or(0, |record| record.restart_count);
-            let old = self.statuses.get(uid);
-            let input =
-                StatusInput { declared, observed: seen, record, queued: self.queued.contains(uid), old };
-            let status = container_status(&input, now);
-            let before = old.map_or(restarts, |old| old.restart_count);
-            if restarts > before {
-                self.node.metrics.restarts.inc_by(u64::from(restarts - before));
+            let Some(key) = self.desired.key_of(uid).cloned() else { continue };
+            if key.kind != Kind::Container {
+                let status = self.store_status(uid, now);
+                changed.push((key, status, None));
+                continue;
             }
-            changed.push((uid.clone(), declared.key.clone(), status));
+            let Some(status) = self.container_status(uid, now) else { continue };
+            let phase = status.phase;
+            let value = serde_json::to_value(&status).unwrap_or_default();
+            self.statuses.insert(uid.clone(), status);
+            changed.push((key, Some(value), Some(phase)));
         }
         if changed.is_empty() {
             return;
         }
         let mut view = View::clone(&self.node.view());
         let mut steps = Vec::new();
-        for (uid, key, status) in changed {
+        for (key, status, phase) in changed {
             let Some(entry) = self.sources.ledger.get(&key) else { continue };
             let source = self.sources.source_ref(&entry.claim);
             let old = view.objects.get(&key).cloned();
-            let mut object = present(entry, &source, &status);
-            self.count_phase(old.as_deref(), Some(status.phase));
-            self.statuses.insert(uid, status);
+            let mut object = present(entry, &source, status);
+            if phase.is_some() {
+                self.count_phase(old.as_deref(), phase);
+            }
             if let Some(old) = &old {
                 object["metadata"]["resourceVersion"] = old.object["metadata"]["resourceVersion"].clone();
                 if old.object == object {
@@ -68,11 +68,46 @@ impl Engine {
         self.show(view, steps);
     }
 
+    fn container_status(&self, uid: &Uid, now: &Now) -> Option<ContainerStatus> {
+        let declared = self.desired.by_uid(uid)?;
+        let seen = self.observed.containers.get(uid)?;
+        let record = self.records.get(uid);
+        let old = self.statuses.get(uid);
+        // What runs as declared asks for nothing.
+        let running = matches!(seen.process, ProcessState::Running { .. })
+            && record
+                .and_then(RecordState::known)
+                .and_then(|record| record.launch.as_ref())
+                .is_some_and(|launch| launch.generation == declared.generation);
+        let problems = if running || declared.terminating {
+            Vec::new()
+        } else {
+            resolve(declared, &self.desired, &self.observed).err().unwrap_or_default()
+        };
+        let input = StatusInput {
+            declared,
+            observed: seen,
+            record,
+            queued: self.queued.contains(uid),
+            problems: &problems,
+            old,
+        };
+        let status = container_status(&input, now);
+        let restarts = record.and_then(RecordState::known).map_or(0, |record| record.restart_count);
+        let before = old.map_or(restarts, |old| old.restart_count);
+        if restarts > before {
+            self.node.metrics.restarts.inc_by(u64::from(restarts - before));
+        }
+        Some(status)
+    }
+
     /// Takes an object that is gone out of the view.
     pub(super) fn withdraw(&mut self, key: &ObjectKey) {
         let mut view = View::clone(&self.node.view());
         let Some(old) = view.objects.get(key).cloned() else { return };
-        self.count_phase(Some(&old), None);
+        if key.kind == Kind::Container {
+            self.count_phase(Some(&old), None);
+        }
         view.objects.remove_mut(key);
         view.resource_version += 1;
         let mut object = old.object.clone();
@@ -88,28 +123,23 @@ impl Engine {
         if rejections.is_empty() && old.rejected.is_empty() {
             return;
         }
-        let shown = rejections.iter().filter_map(|rejection| {
-            let Object::Container(container) = rejection.object.as_ref() else { return None };
+        let shown = rejections.iter().map(|rejection| {
             let source = self.sources.source_ref(&rejection.claim);
             let reason = match rejection.reason {
                 RejectReason::NameConflict => "NameConflict",
                 RejectReason::Terminating => "Terminating",
             };
-            let object = json!({
-                "apiVersion": stower_crds::API_VERSION,
-                "kind": rejection.key.kind.as_str(),
-                "metadata": {
-                    "name": rejection.key.name.to_string(),
-                    "namespace": rejection.key.namespace.to_string(),
-                    "annotations": { SOURCE_ANNOTATION: source.to_string() },
-                },
-                "spec": container.spec,
-                "status": { "phase": Phase::Pending, "conditions": [{
-                    "type": "Accepted", "status": "False", "reason": reason, "message": rejection.to_string(),
-                }]},
+            let mut object = rejection.object.to_value();
+            object["metadata"] = json!({
+                "name": rejection.key.name.to_string(),
+                "namespace": rejection.key.namespace.to_string(),
+                "annotations": { SOURCE_ANNOTATION: source.to_string() },
             });
+            object["status"] = json!({ "phase": Phase::Pending, "conditions": [{
+                "type": "Accepted", "status": "False", "reason": reason, "message": rejection.to_string(),
+            }]});
             let resource_version = old.resource_version;
-            Some(Arc::new(ObjectView { key: rejection.key.clone(), source, object, resource_version }))
+            Arc::new(ObjectView { key: rejection.key.clone(), source, object, resource_version })
         });
         let view = View { rejected: shown.collect(), ..View::clone(&old) };
         self.node.view.store(Arc::new(view));
@@ -166,12 +196,12 @@ impl Engine {
     }
 
     fn event(&self, uid: &Uid, type_: EventType, reason: &str, message: String) {
-        let Some(declared) = self.desired.by_uid(uid) else { return };
+        let Some(key) = self.desired.key_of(uid) else { return };
         let now = jiff::Timestamp::now();
         self.node.events.add(EventView {
-            namespace: declared.key.namespace.to_string(),
-            kind: declared.key.kind.as_str().to_owned(),
-            name: declared.key.name.to_string(),
+            namespace: key.namespace.to_string(),
+            kind: key.kind.as_str().to_owned(),
+            name: key.name.to_string(),
             type_,
             reason: reason.to_owned(),
             message,
@@ -194,7 +224,9 @@ impl Engine {
             Act::PullImage { .. } => "Pulling",
             Act::Start { .. } => return,
             Act::Stop { .. } | Act::Kill => "Killing",
-            Act::Update { .. } => "Updated",
+            Act::Update { .. } | Act::Refresh { .. } => "Updated",
+            Act::MakeStores { image: Some(_), .. } => "Filling",
+            Act::MakeStores { .. } => "Provisioning",
             _ => "Removing",
         };
         self.normal_event(&action.uid, reason, action.to_string());
@@ -225,10 +257,9 @@ impl Engine {
 }
 
 /// The whole object, as the API shows it.
-fn present(entry: &Entry, source: &SourceRef, status: &ContainerStatus) -> Value {
-    let Object::Container(container) = entry.object.as_ref() else { return Value::Null };
+fn present(entry: &Entry, source: &SourceRef, status: Option<Value>) -> Value {
     let key = entry.object.key();
-    let metadata = &container.metadata;
+    let metadata = entry.object.metadata();
     let mut annotations: BTreeMap<String, String> = metadata.annotations.clone().unwrap_or_default();
     annotations.insert(SOURCE_ANNOTATION.to_owned(), source.to_string());
     let mut shown = json!({
@@ -245,13 +276,12 @@ fn present(entry: &Entry, source: &SourceRef, status: &ContainerStatus) -> Value
     if let Some(at) = entry.deleted_at {
         shown["deletionTimestamp"] = second(at).into();
     }
-    json!({
-        "apiVersion": stower_crds::API_VERSION,
-        "kind": key.kind.as_str(),
-        "metadata": shown,
-        "spec": container.spec,
-        "status": status,
-    })
+    let mut object = entry.object.to_value();
+    object["metadata"] = shown;
+    if let Some(status) = status {
+        object["status"] = status;
+    }
+    object
 }
 
 /// Times of metadata have whole seconds, as in Kubernetes.

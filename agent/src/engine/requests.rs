@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use stower_crds::{AdmitContext, ObjectKey, admit};
+use stower_crds::{AdmitContext, Kind, Object, ObjectKey, admit};
 
 use super::Engine;
 use crate::{
@@ -63,6 +63,11 @@ impl Engine {
                 let message = format!("{key} is being removed; apply it again once it is gone");
                 return Err(ApiError::conflict(message));
             }
+            if let (Object::Volume(old), Object::Volume(new)) = (entry.object.as_ref(), &object)
+                && old.spec.driver != new.spec.driver
+            {
+                return Err(self.driver_changed(&key, old.spec.driver, new.spec.driver));
+            }
             let context = AdmitContext { old: Some(&entry.object), ..AdmitContext::default() };
             admit(value, &context).map_err(refused)?;
             outcome = if *entry.object == object { Outcome::Unchanged } else { Outcome::Configured };
@@ -103,6 +108,11 @@ impl Engine {
     }
 
     fn operate(&mut self, key: &ObjectKey, op: Operation) -> Result<(), ApiError> {
+        if key.kind != Kind::Container {
+            return Err(ApiError::invalid(format!(
+                "{key} has no process; only a Container can be stopped or started"
+            )));
+        }
         let declared = self.desired.get(key).cloned().ok_or_else(|| ApiError::not_found(key))?;
         if declared.terminating {
             return Err(ApiError::conflict(format!("{key} is being removed")));

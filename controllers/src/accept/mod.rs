@@ -321,7 +321,7 @@ impl Ledger {
     pub fn desired(&self) -> Desired {
         let mut desired = Desired::default();
         for entry in self.entries.values() {
-            desired.insert(Arc::new(entry.declared()));
+            desired.insert_any(entry.declared());
         }
         for (id, source) in &self.sources {
             desired.set_source(id.clone(), source.completeness());
@@ -333,10 +333,8 @@ impl Ledger {
     pub fn update(&self, desired: &mut Desired, changes: &Changes) {
         for key in changes.forgotten.iter().chain(&changes.changed) {
             match self.entries.get(key) {
-                Some(entry) => desired.insert(Arc::new(entry.declared())),
-                None => {
-                    desired.remove(key);
-                }
+                Some(entry) => desired.insert_any(entry.declared()),
+                None => desired.remove(key),
             }
         }
         if changes.source {

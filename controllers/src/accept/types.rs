@@ -8,9 +8,9 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use stower_crds::{Generation, Object, ObjectKey, Uid};
+use stower_crds::{Generation, Object, ObjectKey, Uid, config_map_data, secret_data};
 
-use crate::desired::{Declared, SourceId};
+use crate::desired::{AnyDeclared, Declared, Meta, SourceId, Values};
 
 /// Names a file within its source. A source without files has one name for each object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -172,18 +172,32 @@ impl Changes {
 
 impl Entry {
     /// As the plan takes it.
-    pub fn declared(&self) -> Declared {
-        let Object::Container(container) = self.object.as_ref() else {
-            unreachable!("the kinds that are accepted are those that are planned")
+    pub fn declared(&self) -> AnyDeclared {
+        match self.object.as_ref() {
+            Object::Container(it) => AnyDeclared::Container(self.with(it.spec.clone())),
+            Object::Volume(it) => AnyDeclared::Volume(self.with(it.spec.clone())),
+            Object::DataContainer(it) => AnyDeclared::Data(self.with(it.spec.clone())),
+            Object::ConfigMap(it) => AnyDeclared::Values(self.with(Values(config_map_data(it)))),
+            Object::Secret(it) => AnyDeclared::Values(self.with(Values(secret_data(it)))),
+            _ => unreachable!("the kinds that are accepted are those that are planned"),
+        }
+    }
+
+    fn with<S>(&self, spec: S) -> Arc<Declared<S>> {
+        let metadata = self.object.metadata();
+        let meta = Meta {
+            labels: metadata.labels.clone().unwrap_or_default(),
+            annotations: metadata.annotations.clone().unwrap_or_default(),
         };
-        Declared {
+        Arc::new(Declared {
             key: self.object.key(),
             uid: self.uid.clone(),
             generation: self.generation,
-            spec: Arc::new(container.spec.clone()),
+            spec: Arc::new(spec),
+            meta: Arc::new(meta),
             source: self.claim.source.clone(),
             terminating: self.deleted_at.is_some(),
             rank: 0,
-        }
+        })
     }
 }

@@ -280,6 +280,7 @@ fn a_first_start_has_all_it_needs_and_new_storage() {
         image: digest("1"),
         spec: scene.declared.spec.clone(),
         storage: StorageMode::New,
+        resolved: std::sync::Arc::default(),
     };
     assert_eq!(plan.actions, [Action { uid: uid(), key: Some(key()), act: start, why: Why::New }]);
     assert_eq!(scene.record().launch.as_ref().unwrap().stage, LaunchStage::Intended);

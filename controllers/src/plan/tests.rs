@@ -57,7 +57,8 @@ fn what_is_not_observed_is_left_alone() {
 fn the_linter_sees_what_is_wrong() {
     let scene = Scene::running();
     let start = Scene::new().plan();
-    let observed = Observed { containers: [(fixtures::uid(), scene.observed.clone())].into() };
+    let observed =
+        Observed { containers: [(fixtures::uid(), scene.observed.clone())].into(), ..Observed::default() };
     let records: Records = [(fixtures::uid(), scene.state().unwrap())].into();
     let faults = check(&start, &scene.desired(), &observed, &records);
     assert_eq!(
@@ -73,7 +74,8 @@ fn the_linter_sees_what_is_wrong() {
     assert_eq!(check(&gone.plan(), &unproven, &observed, &records).len(), 1);
     let mut twice = start.clone();
     twice.actions.extend(start.actions.clone());
-    let nothing = Observed { containers: [(fixtures::uid(), Scene::new().observed)].into() };
+    let nothing =
+        Observed { containers: [(fixtures::uid(), Scene::new().observed)].into(), ..Observed::default() };
     assert_eq!(check(&twice, &scene.desired(), &nothing, &Records::new()).len(), 1);
 }
 

@@ -16,3 +16,4 @@ mod services;
 mod steady;
 mod support;
 mod survival;
+mod volumes_from;

@@ -5,6 +5,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::diff::Trees;
 use crate::digest::{ChainId, DiffId};
 use crate::layer::{LayerError, Stream, UnpackLimits};
 use crate::mount::Mounts;
@@ -194,6 +195,10 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 
     /// What to mount. Doing it twice gives the same.
     fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError>;
+
+    /// The merged trees of the snapshot and of what it is based on, for reading. The snapshot may be in use meanwhile,
+    /// and is not changed by it.
+    fn trees(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Trees, DriverError>;
 
     /// Frees what `activate` took; nothing is mounted from it any more. Doing it twice changes nothing.
     fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError>;

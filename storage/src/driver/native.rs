@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use super::copy::copy_tree;
 use super::store::{Removed, Staging, Store, open_dir, usage};
 use super::{Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage};
+use crate::diff::Trees;
 use crate::digest::ChainId;
 use crate::failpoint::failpoint;
 use crate::layer::{Stream, UnpackLimits, apply_onto};
-use crate::mount::{Mount, Mounts};
+use crate::mount::{Mount, Mounts, detached};
 
 /// See the module.
 #[derive(Debug)]
@@ -119,6 +120,13 @@ impl Driver for Native {
             _ => self.store.snapshot(&snapshot.key).join("fs"),
         };
         Ok(Mounts(vec![Mount::Bind { source, readonly }]))
+    }
+
+    fn trees(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Trees, DriverError> {
+        let open = |source: PathBuf| detached::open_to_read(&Mount::Bind { source, readonly: true });
+        let parent = lowers.first().map(|parent| open(self.tree(parent))).transpose()?;
+        let top = self.activate(snapshot, lowers)?;
+        Ok(Trees { parent, top: detached::open_to_read(&top[0])?, same_files: true, upper: None })
     }
 
     fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use super::store::{Removed, Staging, Store, open_dir, usage};
 use super::{Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage};
+use crate::diff::Trees;
 use crate::digest::ChainId;
 use crate::failpoint::failpoint;
 use crate::layer::{Apart, Finished, Stream, UnpackLimits, apply_apart, apply_onto, copy_dir_meta, finish};
@@ -195,6 +196,27 @@ impl Driver for Overlay {
             (SnapshotKind::View, all) => self.overlay(all, None),
         };
         Ok(Mounts(vec![mount]))
+    }
+
+    /// A directory that an overlay writes to must never be that of a second one (kernel documentation,
+    /// filesystems/overlayfs.rst, "Sharing and copying layers"), so here it is the topmost of those that are only read.
+    fn trees(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Trees, DriverError> {
+        let diff = self.store.snapshot(&snapshot.key).join("diff");
+        let stack = |top: Option<&PathBuf>| {
+            let mut lower: Vec<PathBuf> = lowers.iter().map(|chain| self.diff(chain)).collect();
+            lower.splice(0..0, top.cloned());
+            detached::open_to_read(&match <[PathBuf; 1]>::try_from(lower) {
+                Ok([source]) => Mount::Bind { source, readonly: true },
+                Err(lower) => {
+                    Mount::Overlay { lower, upper: None, work: None, options: self.options.clone() }
+                }
+            })
+        };
+        let parent = if lowers.is_empty() { None } else { Some(stack(None)?) };
+        let writable = snapshot.kind == SnapshotKind::Writable || lowers.is_empty();
+        let top = stack(writable.then_some(&diff))?;
+        let upper = if writable { Some(open_dir(&diff)?) } else { None };
+        Ok(Trees { parent, top, same_files: true, upper })
     }
 
     fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {

@@ -1,11 +1,14 @@
 //! What an image is, once its manifest and configuration have been read.
 
+mod change;
 mod config;
 pub(crate) mod manifest;
 pub mod media;
 
 use std::sync::Arc;
 
+pub(crate) use change::Applied;
+pub use change::{ConfigChange, ParseChangeError};
 pub(crate) use config::parse as parse_config;
 pub use config::{ConfigError, ImageConfig};
 pub use manifest::{Descriptor, ManifestError};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! blob ─► Stream (decompress, hash; own thread) ─► tar::Reader (strict) ─► Extractor ─► tree
+//! tree ─► crate::diff ─► write::Writer (nothing but content decides its bytes) ─► blob
 //! ```
 //!
 //! An [`Extractor`](extract::Extractor) writes in one of two ways. *Onto* a tree that has the parent's content, as one would unpack
@@ -18,15 +19,18 @@ mod path;
 mod resolve;
 mod stream;
 pub(crate) mod tar;
+pub(crate) mod write;
 
 pub use error::LayerError;
 pub(crate) use error::shown;
 pub(crate) use extract::{Apart, apply_apart, apply_onto};
 pub(crate) use finish::{Finished, finish};
 pub(crate) use fs::{
-    Attributes, copy_attributes, copy_dir_meta, kind, look, mtime, names, remove_all, stamps, stat,
+    Attributes, copy_attributes, copy_dir_meta, is_overlay_attribute, is_whiteout, kind, look, mtime, names,
+    open_beneath, read_dir_beneath, remove_all, stamps, stat,
 };
 pub use limits::UnpackLimits;
+pub(crate) use path::{OPAQUE, WHITEOUT};
 pub use stream::{Compression, LayerBlob, OpenBlob, Stream};
 
 #[cfg(test)]

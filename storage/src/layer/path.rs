@@ -3,9 +3,9 @@
 use super::{LayerError, UnpackLimits};
 
 /// The prefix of whiteouts (OCI image specification, layer.md, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// Hides everything that lower layers have in a directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What aufs kept for itself in layers of long ago.
 const AUFS: &[u8] = b".wh..wh.";
 

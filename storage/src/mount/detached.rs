@@ -51,6 +51,15 @@ pub fn open(it: &Mount) -> Result<OwnedFd, MountError> {
     }
 }
 
+/// Mounts `it` for reading only, and gives the descriptor of its root: nothing is written through it, no device in it
+/// is opened, and no time of access changes.
+pub fn open_to_read(it: &Mount) -> Result<OwnedFd, MountError> {
+    let tree = open(it)?;
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOATIME;
+    set_attributes(&tree, set, libc::MOUNT_ATTR__ATIME).map_err(failed("a tree", "making it read-only"))?;
+    Ok(tree)
+}
+
 /// Mounts an overlay in a way that is chosen.
 pub fn open_overlay(it: &Mount, way: OverlayWay) -> Result<OwnedFd, MountError> {
     let Mount::Overlay { lower, upper, work, options } = it else { return open(it) };
@@ -151,7 +160,7 @@ fn bind(source: &Path, readonly: bool) -> Result<OwnedFd, MountError> {
     let tree = open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .map_err(failed(WHAT, "taking it"))?;
     if readonly {
-        set_readonly(&tree).map_err(failed(WHAT, "making it read-only"))?;
+        set_attributes(&tree, libc::MOUNT_ATTR_RDONLY, 0).map_err(failed(WHAT, "making it read-only"))?;
     }
     Ok(tree)
 }
@@ -169,9 +178,8 @@ fn block(device: &Path, fstype: &str, options: &[String]) -> Result<OwnedFd, Mou
 }
 
 /// mount_setattr(2), which neither nix nor rustix has.
-fn set_readonly(tree: &impl AsFd) -> Result<(), Errno> {
-    let attributes =
-        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+fn set_attributes(tree: &impl AsFd, set: u64, clear: u64) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
     // SAFETY: the descriptor lives as long as the borrow, the path is a C string, and the structure is one that the
     // kernel only reads and whose size is given.
     let done = unsafe {

@@ -30,6 +30,8 @@ pub(super) struct Index {
     snapshots: BTreeMap<SnapshotKey, (SnapshotRecord, SnapshotState)>,
     /// Stacks that an unpacking image counts on.
     pins: HashMap<ChainId, usize>,
+    /// Snapshots that someone reads; they stay as long.
+    readers: HashMap<SnapshotKey, usize>,
 }
 
 impl Index {
@@ -41,7 +43,7 @@ impl Index {
             .into_iter()
             .map(|snapshot| (snapshot.key.clone(), (snapshot, SnapshotState::Ready)))
             .collect();
-        Self { layers, snapshots, pins: HashMap::new() }
+        Self { layers, snapshots, pins: HashMap::new(), readers: HashMap::new() }
     }
 
     /// The whole stack, the topmost layer first.
@@ -142,7 +144,25 @@ impl Index {
         Ok(true)
     }
 
+    pub(super) fn begin_reading(&mut self, key: &SnapshotKey) -> Result<SnapshotRecord, SnapshotError> {
+        let record = self.snapshot(key)?.clone();
+        *self.readers.entry(key.clone()).or_default() += 1;
+        Ok(record)
+    }
+
+    pub(super) fn end_reading(&mut self, key: &SnapshotKey) {
+        if let Some(count) = self.readers.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.readers.remove(key);
+            }
+        }
+    }
+
     pub(super) fn begin_removal(&mut self, key: &SnapshotKey) -> Result<SnapshotRecord, SnapshotError> {
+        if self.readers.contains_key(key) {
+            return Err(SnapshotError::Busy(key.clone()));
+        }
         let record = self.snapshot(key)?.clone();
         self.snapshots.insert(key.clone(), (record.clone(), SnapshotState::Busy));
         Ok(record)

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::diff::Trees;
 use crate::digest::{ChainId, DiffId};
 use crate::driver::{Driver, DriverError, LayerRecord, SnapshotKey, SnapshotKind, SnapshotRecord, Usage};
 use crate::mount::Mounts;
@@ -55,7 +56,7 @@ pub enum SnapshotError {
     #[error("snapshot {0} is not there")]
     NotFound(SnapshotKey),
     /// Another call works on it.
-    #[error("snapshot {0} is being made or removed")]
+    #[error("snapshot {0} is being made, read or removed")]
     Busy(SnapshotKey),
     /// The driver failed.
     #[error("cannot {1} snapshot {0}")]
@@ -92,6 +93,29 @@ pub enum RemoveLayerError {
     /// The driver failed.
     #[error("cannot remove layer {0}")]
     Driver(ChainId, #[source] DriverError),
+}
+
+/// A snapshot that is being read.
+#[derive(Debug)]
+pub(crate) struct Reading<'a> {
+    // Before what holds the snapshot, so that it goes first.
+    pub(crate) trees: Trees,
+    /// What it is based on.
+    pub(crate) parent: Option<ChainId>,
+    _held: Held<'a>,
+}
+
+#[derive(Debug)]
+struct Held<'a> {
+    of: &'a Snapshots,
+    key: SnapshotKey,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.of.index().end_reading(&self.key);
+        self.of.changed.notify_all();
+    }
 }
 
 impl Snapshots {
@@ -163,6 +187,22 @@ impl Snapshots {
             .map_err(|source| SnapshotError::Driver(key.clone(), "activate", source))
     }
 
+    /// The snapshot's trees, for reading; it cannot be removed or committed as long.
+    pub(crate) fn read(&self, key: &SnapshotKey) -> Result<Reading<'_>, SnapshotError> {
+        let (record, lowers) = {
+            let mut index = self.index();
+            let record = index.begin_reading(key)?;
+            let lowers = index.stack(record.parent.as_ref());
+            (record, lowers)
+        };
+        let held = Held { of: self, key: key.clone() };
+        let trees = self
+            .driver
+            .trees(&record, &lowers)
+            .map_err(|source| SnapshotError::Driver(key.clone(), "read", source))?;
+        Ok(Reading { trees, parent: record.parent, _held: held })
+    }
+
     /// Frees what [`activate`](Self::activate) took, once nothing is mounted from it. Doing it again, or for a snapshot
     /// that is not there, changes nothing.
     pub fn deactivate(&self, key: &SnapshotKey) -> Result<(), SnapshotError> {
@@ -210,7 +250,10 @@ impl Snapshots {
             if !index.claim(&layer) {
                 return Err(CommitError::Exists(layer.chain));
             }
-            index.begin_removal(key)?;
+            if let Err(error) = index.begin_removal(key) {
+                index.unclaim(&layer.chain);
+                return Err(error.into());
+            }
             let lowers = index.stack(record.parent.as_ref());
             (record, layer, lowers)
         };

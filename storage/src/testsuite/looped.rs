@@ -10,6 +10,7 @@ use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use crate::diff::Trees;
 use crate::digest::ChainId;
 use crate::driver::copy::content;
 use crate::driver::overlay::reopen;
@@ -166,6 +167,19 @@ impl Driver for Looped {
             Entry::Vacant(empty) => empty.insert(attach(&self.image(snapshot, lowers), readonly)?),
         };
         Ok(Mounts(vec![mount.clone()]))
+    }
+
+    fn trees(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Trees, DriverError> {
+        let view =
+            |image: &Path| attach(image, true).and_then(|(_, mount)| Ok(detached::open_to_read(&mount)?));
+        let parent = lowers.first().map(|parent| view(&self.store.layer(parent).join(IMAGE))).transpose()?;
+        // A filesystem that is mounted is mounted again only as the same device.
+        let active = self.active.lock().unwrap().get(&snapshot.key).map(|(_, mount)| mount.clone());
+        let top = match active {
+            Some(mount) => detached::open_to_read(&mount)?,
+            None => view(&self.image(snapshot, lowers))?,
+        };
+        Ok(Trees { parent, top, same_files: false, upper: None })
     }
 
     fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {

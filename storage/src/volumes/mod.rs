@@ -44,7 +44,6 @@ use tree::Tree;
 /// What keeps the data of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum VolumeDriver {
     /// The disk: a directory, or with a capacity a filesystem in a file.
     Local,

@@ -301,6 +301,15 @@ pub fn storage_in(dir: &Path, insecure: &[&str]) -> Storage {
     Storage::open(options(dir, insecure)).unwrap()
 }
 
+/// The same with a driver that is named.
+pub fn storage_with(driver: &str) -> (TempDir, Storage) {
+    let dir = tempfile::tempdir().unwrap();
+    let storage =
+        Storage::open(StorageOptions { driver: Some(driver.to_owned()), ..options(dir.path(), &[]) })
+            .unwrap();
+    (dir, storage)
+}
+
 /// Between a client and a registry: counts and changes what goes to the client.
 pub struct Proxy {
     pub host: String,

@@ -9,6 +9,7 @@
 
 mod detect;
 mod device_program;
+mod freeze;
 mod kill;
 mod limits;
 mod stats;
@@ -67,6 +68,20 @@ pub enum CgroupError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Neither cgroup2 nor the controller of version 1 is there.
+    #[error(
+        "no container can be frozen: this machine mounts neither cgroup2 nor the cgroup controller `freezer`"
+    )]
+    NoFreezer,
+    /// The group did not stop in time; it was let go on.
+    #[error(
+        "cgroup {} cannot be frozen now: a process waits in the kernel; look for a slow disk or network filesystem",
+        path.display()
+    )]
+    NotFrozen {
+        /// The group.
+        path: PathBuf,
     },
     /// The group still has processes; kill them, wait for `populated` to fall, and remove again.
     #[error("cgroup {} still has processes", path.display())]
@@ -158,12 +173,16 @@ impl Cgroups {
         for h in &self.hierarchies {
             let (top, group) = (self.top(h), self.group(h, uid));
             // The usual case is one call: all above exists since the first container.
-            match make_dir(&group) {
+            let new = match make_dir(&group) {
                 Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                     self.make_top(h, &top)?;
-                    make_dir(&group)?;
+                    make_dir(&group)?
                 }
                 other => other?,
+            };
+            if !new && (h.v2 || h.controllers.iter().any(|c| c == "freezer")) {
+                // Whatever froze the last run, the next one is to run.
+                freeze::thaw(&group, h.v2)?;
             }
             if h.v2 {
                 join.v2 = Some(group);
@@ -201,7 +220,7 @@ impl Cgroups {
         if h.v2 {
             limits::enable_controllers(&at, h)?;
         }
-        make_dir(&top.join("shims"))
+        make_dir(&top.join("shims")).map(|_| ())
     }
 
     /// Changes the limits of a running container. Those that are not given stay as they are.
@@ -252,6 +271,41 @@ impl Cgroups {
             return Err(CgroupError::None);
         };
         kill::kill_v1(&self.group(h, uid), h.controllers.iter().any(|c| c == "freezer"))
+    }
+
+    /// The directory that is frozen, and whether it is of cgroup2, which is taken wherever it is mounted.
+    fn freezer(&self, uid: &str) -> Result<(PathBuf, bool), CgroupError> {
+        check_name(uid)?;
+        let h = self.v2().or_else(|| self.with("freezer")).ok_or(CgroupError::NoFreezer)?;
+        Ok((self.group(h, uid), h.v2))
+    }
+
+    /// Stops every process of the container where it is, and waits until all stand still: 10 s at most. They do not
+    /// notice; what is forked or moved there meanwhile stands still too. A frozen container can be killed.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotFrozen`] when a process waits in the kernel: the container goes on then. A group that is not
+    /// there is an error.
+    pub fn freeze(&self, uid: &str) -> Result<(), CgroupError> {
+        let (dir, v2) = self.freezer(uid)?;
+        freeze::freeze(&dir, v2, freeze::PATIENCE)
+    }
+
+    /// Lets the container go on. Not frozen, or not there, is done.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn thaw(&self, uid: &str) -> Result<(), CgroupError> {
+        let (dir, v2) = self.freezer(uid)?;
+        freeze::thaw(&dir, v2)
+    }
+
+    /// Whether every process of the container stands still; `None` when that cannot be told. A group that is not there
+    /// does not.
+    #[must_use]
+    pub fn frozen(&self, uid: &str) -> Option<bool> {
+        let (dir, v2) = self.freezer(uid).ok()?;
+        freeze::frozen(&dir, v2)
     }
 
     /// Removes the container's groups. Not there is done.
@@ -332,9 +386,11 @@ fn check_name(name: &str) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn make_dir(path: &Path) -> Result<(), CgroupError> {
+/// Whether it is new.
+fn make_dir(path: &Path) -> Result<bool, CgroupError> {
     match rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
         Err(e) => Err(CgroupError::io(path, e)),
     }
 }

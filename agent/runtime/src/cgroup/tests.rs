@@ -172,3 +172,148 @@ fn root_version_2_alone_holds_devices_by_a_program() {
         assert!(said.lines().any(|l| l == line), "{line}: {said}");
     }
 }
+
+/// What is mounted here of version 1 alone; `None` on a machine that has only version 2.
+fn only_v1(instance: &str) -> Option<Cgroups> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let v1: String = text.lines().filter(|l| !l.contains(" - cgroup2 ")).map(|l| format!("{l}\n")).collect();
+    Cgroups::from_mountinfo(&v1, instance, None).ok()
+}
+
+/// Both ways to freeze that this machine has.
+fn freezers(name: &str) -> Vec<Cgroups> {
+    let instance = format!("{name}{}", std::process::id());
+    let mut all = vec![only_v2(&instance)];
+    all.extend(only_v1(&instance).filter(|g| g.with("freezer").is_some()));
+    all
+}
+
+/// A process in the group `u`, which goes with it whatever a test finds.
+struct Member<'a>(&'a Cgroups, std::process::Child);
+
+impl<'a> Member<'a> {
+    /// Runs a script once it is in the group, so that all that it forks is too.
+    fn new(groups: &'a Cgroups, script: &str) -> Self {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let script = format!("read go; {script}");
+        let child = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (dir, _) = groups.freezer("u").unwrap();
+        std::fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+        // Where members of version 1 are looked for.
+        let first = groups.hierarchies().first().unwrap();
+        std::fs::write(groups.group(first, "u").join("cgroup.procs"), child.id().to_string()).unwrap();
+        let mut member = Self(groups, child);
+        member.1.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        member
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        let killed = self.0.kill("u");
+        if killed.is_err() {
+            let _ = self.0.thaw("u");
+            let _ = self.1.kill();
+        }
+        let _ = self.1.wait();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while matches!(self.0.remove("u"), Err(CgroupError::Busy { .. })) && std::time::Instant::now() < until
+        {
+            std::thread::yield_now();
+        }
+        let _ = self.0.remove_root();
+        if !std::thread::panicking() {
+            killed.unwrap();
+            assert!(!self.0.exists("u"), "something outlived the kill");
+        }
+    }
+}
+
+#[test]
+fn root_a_frozen_group_stands_still_until_it_is_thawed() {
+    use std::io::{Read, Write};
+    for groups in freezers("f") {
+        assert_eq!(groups.frozen("u"), Some(false), "not there");
+        groups.thaw("u").unwrap();
+        assert!(groups.freeze("u").is_err(), "not there");
+        groups.create("u", &Limits::default()).unwrap();
+        let mut member = Member::new(&groups, "exec cat");
+        let (mut to, mut from) = (member.1.stdin.take().unwrap(), member.1.stdout.take().unwrap());
+        let mut byte = [0u8];
+        let answers = |from: &std::process::ChildStdout, ms: i64| {
+            let wait = rustix::event::Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
+            let mut fds = [rustix::event::PollFd::new(from, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&wait)).unwrap() == 1
+        };
+        for _ in 0..3 {
+            groups.freeze("u").unwrap();
+            groups.freeze("u").unwrap();
+            assert_eq!(groups.frozen("u"), Some(true));
+            to.write_all(b"x").unwrap();
+            assert!(!answers(&from, 100), "it went on");
+            groups.thaw("u").unwrap();
+            groups.thaw("u").unwrap();
+            assert!(answers(&from, 10_000), "it stood still");
+            from.read_exact(&mut byte).unwrap();
+            assert_eq!(groups.frozen("u"), Some(false));
+        }
+    }
+}
+
+#[test]
+fn root_a_group_that_forks_all_the_time_is_frozen_and_killed_so() {
+    for groups in freezers("g") {
+        groups.create("u", &Limits::default()).unwrap();
+        let _member = Member::new(&groups, "f() { while :; do (:); done; }; f & f & f");
+        for _ in 0..20 {
+            groups.freeze("u").unwrap();
+            assert_eq!(groups.frozen("u"), Some(true));
+            groups.thaw("u").unwrap();
+        }
+        // And is killed, frozen, at the end.
+        groups.freeze("u").unwrap();
+    }
+}
+
+/// Whatever froze the last run of a container does not freeze the next one.
+#[test]
+fn root_a_group_that_is_taken_over_is_not_frozen() {
+    for groups in freezers("h") {
+        groups.create("u", &Limits::default()).unwrap();
+        groups.freeze("u").unwrap();
+        assert_eq!(groups.frozen("u"), Some(true));
+        groups.create("u", &Limits::default()).unwrap();
+        assert_eq!(groups.frozen("u"), Some(false));
+        let mut member = Member::new(&groups, "exit 7");
+        assert_eq!(member.1.wait().unwrap().code(), Some(7));
+    }
+}
+
+/// A group that does not stop in time is let go on.
+#[test]
+fn root_a_group_that_cannot_be_frozen_in_time_goes_on() {
+    for groups in freezers("i") {
+        groups.create("u", &Limits::default()).unwrap();
+        let _member = Member::new(&groups, "while :; do :; done");
+        let (dir, v2) = groups.freezer("u").unwrap();
+        // A busy process needs a moment; once in so many times at least it is not there yet.
+        let late = (0..10_000).find_map(|_| {
+            let late = freeze::freeze(&dir, v2, std::time::Duration::ZERO).err();
+            if late.is_none() {
+                freeze::thaw(&dir, v2).unwrap();
+            }
+            late
+        });
+        let asked = dir.join(if v2 { "cgroup.freeze" } else { "freezer.self_freezing" });
+        assert_eq!(std::fs::read_to_string(asked).unwrap().trim(), "0");
+        assert!(matches!(late, Some(CgroupError::NotFrozen { .. })), "{late:?}");
+        assert_eq!(groups.frozen("u"), Some(false));
+    }
+}

@@ -4,7 +4,7 @@ use oci_spec::runtime::{
     Linux, LinuxNamespaceType, LinuxPersonalityDomain, Mount, Process as OciProcess, Spec,
 };
 
-use super::request::{RootFs, StartRequest};
+use super::request::{RootFs, StartRequest, SubPath, VolumeMount};
 use super::{Job, MountJob, MountSource, Namespace, NamespaceKind, OomScore, Process, UserJob};
 use crate::error::CompileError;
 use crate::mounts::options;
@@ -48,18 +48,14 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
         mounts.push(compile_mount(&format!("mounts[{i}]"), mount)?);
     }
     for (i, volume) in request.volumes.iter().enumerate() {
-        let field = format!("volumes[{i}]");
-        check_root(&field, &volume.tree)?;
-        let parsed = options::parse(&field, &volume.options)?;
-        if let Some(option) = parsed.data.first() {
-            return Err(CompileError::invalid(
-                format!("{field}.options"),
-                format!("`{option}` is no mount attribute"),
-            ));
-        }
-        let destination = destination(&field, &volume.destination)?;
-        let source = MountSource::Tree(volume.tree.clone());
-        mounts.push(MountJob { destination, source, attrs: parsed.attrs });
+        mounts.push(compile_volume(&format!("volumes[{i}]"), volume)?);
+    }
+    let root_propagation = root_propagation(linux.rootfs_propagation().as_deref())?;
+    if let Some(shared) = mounts.iter().find(|m| m.is_shared())
+        && root_propagation.is_some_and(|p| p != libc::MS_SHARED)
+    {
+        let problem = format!("would cut off {}, which asks for rshared", shared.destination);
+        return Err(CompileError::invalid("linux.rootfsPropagation", problem));
     }
     check_root("root", &request.root)?;
 
@@ -91,8 +87,7 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
         boot_id: boot_id.to_owned(),
         logs: request.logs,
         cgroup: request.cgroup.clone(),
-        slave_propagation: mounts.iter().any(|m| m.attrs.propagation == libc::MS_SLAVE),
-        root_propagation: root_propagation(linux.rootfs_propagation().as_deref())?,
+        root_propagation,
         root: request.root.clone(),
         root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
         mounts,
@@ -262,6 +257,9 @@ fn compile_mount(field: &str, mount: &Mount) -> Result<MountJob, CompileError> {
             }
             MountSource::Bind { path: path.to_owned(), recursive: parsed.bind.unwrap_or(true) }
         }
+        (other, _) if parsed.attrs.propagation == libc::MS_SHARED => {
+            return Err(shared_needs_bind(field, &format!("a mount of type {other}")));
+        }
         ("cgroup" | "cgroup2", _) => MountSource::Cgroup,
         ("overlay", _) => {
             return Err(CompileError::unsupported(format!("{field}.type"), "give layers as a volume tree"));
@@ -273,6 +271,60 @@ fn compile_mount(field: &str, mount: &Mount) -> Result<MountJob, CompileError> {
         },
     };
     Ok(MountJob { destination, source, attrs: parsed.attrs })
+}
+
+/// A mount of one of the request's own trees.
+fn compile_volume(field: &str, volume: &VolumeMount) -> Result<MountJob, CompileError> {
+    check_root(field, &volume.tree)?;
+    let parsed = options::parse(field, &volume.options)?;
+    if let Some(option) = parsed.data.first() {
+        let problem = format!("`{option}` is no mount attribute");
+        return Err(CompileError::invalid(format!("{field}.options"), problem));
+    }
+    let attrs = parsed.attrs;
+    if matches!(attrs.propagation, libc::MS_SHARED | libc::MS_SLAVE)
+        && !matches!(volume.tree, RootFs::Bind { .. })
+    {
+        return Err(shared_needs_bind(field, "a filesystem that only the container has"));
+    }
+    let destination = destination(field, &volume.destination)?;
+    let relative = |what: &str, path: &str| {
+        relative(path).map_err(|problem| {
+            CompileError::invalid(
+                format!("{field}.{what}"),
+                format!("`{path}` {problem} (for {destination})"),
+            )
+        })
+    };
+    let inside = volume.inside.as_deref().map(|p| relative("inside", p)).transpose()?.flatten();
+    let sub_path = match &volume.sub_path {
+        Some(sub) => relative("subPath", &sub.path)?.map(|path| SubPath { path, create: sub.create }),
+        None => None,
+    };
+    let source = MountSource::Tree { tree: volume.tree.clone(), inside, sub_path };
+    Ok(MountJob { destination, source, attrs })
+}
+
+fn shared_needs_bind(field: &str, what: &str) -> CompileError {
+    CompileError::invalid(
+        format!("{field}.options"),
+        format!("rshared and rslave need a directory of the host, but this is {what}; use rprivate"),
+    )
+}
+
+/// A path below a volume, normal; `None` for the volume itself.
+fn relative(path: &str) -> Result<Option<String>, &'static str> {
+    if path.contains('\0') || path.len() >= PATH_MAX {
+        return Err("is no path");
+    }
+    if path.starts_with('/') {
+        return Err("is not relative");
+    }
+    let parts: Vec<&str> = path.split('/').filter(|c| !c.is_empty() && *c != ".").collect();
+    if parts.contains(&"..") {
+        return Err("has `..` in it");
+    }
+    Ok((!parts.is_empty()).then(|| parts.join("/")))
 }
 
 fn check_root(field: &str, root: &RootFs) -> Result<(), CompileError> {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use compile::compile;
-pub use request::{LogLimits, Programs, RootFs, StartRequest, VolumeMount};
+pub use request::{LogLimits, Programs, RootFs, StartRequest, SubPath, VolumeMount};
 
 /// Everything the starter needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,8 +38,6 @@ pub struct Job {
     pub cgroup: CgroupJoin,
     /// Namespaces.
     pub namespaces: Vec<Namespace>,
-    /// Whether a volume or the root follows mounts that appear on the host later.
-    pub slave_propagation: bool,
     /// Propagation of the finished root; `None` keeps private.
     pub root_propagation: Option<u64>,
     /// The root filesystem.
@@ -155,8 +153,15 @@ pub enum MountSource {
     },
     /// The container's own groups.
     Cgroup,
-    /// A tree made of layers or a block device.
-    Tree(RootFs),
+    /// A volume.
+    Tree {
+        /// The tree.
+        tree: RootFs,
+        /// The directory in it that is the volume.
+        inside: Option<String>,
+        /// The part of the volume that is mounted.
+        sub_path: Option<SubPath>,
+    },
 }
 
 /// One mount.
@@ -168,6 +173,22 @@ pub struct MountJob {
     pub source: MountSource,
     /// How.
     pub attrs: MountAttrs,
+}
+
+impl MountJob {
+    /// Whether mounts that appear on the host later are seen: its tree is taken before the namespace is cut off.
+    pub(crate) fn follows_host(&self) -> bool {
+        matches!(self.attrs.propagation, libc::MS_SLAVE | libc::MS_SHARED)
+            && matches!(
+                self.source,
+                MountSource::Bind { .. } | MountSource::Tree { tree: RootFs::Bind { .. }, .. }
+            )
+    }
+
+    /// Whether mounts made in the container below it are seen on the host.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.attrs.propagation == libc::MS_SHARED
+    }
 }
 
 /// Attributes of a mount, as `mount_setattr(2)` takes them.

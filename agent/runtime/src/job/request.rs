@@ -105,18 +105,41 @@ pub enum RootFs {
         device: PathBuf,
         /// The filesystem's type.
         fstype: String,
-        /// Its options, `key=value` or `flag`; `ro` makes it read-only.
+        /// Its options, `key=value` or `flag`; `ro` makes it read-only. All that mount one device at one time must agree
+        /// on `ro` (the kernel says `EBUSY`); for one reader among writers give `ro` in [`VolumeMount::options`].
         options: Vec<String>,
     },
 }
 
-/// A mount of a tree inside the container.
+/// A mount of a tree, or of a part of it, inside the container.
+///
+/// All are attached after the mounts of `spec`, in the order given: callers put the outer of two nested places first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeMount {
-    /// Where, absolute, inside the root.
+    /// Where, absolute, inside the root. What is missing there is made: a directory for a directory, else a file.
     pub destination: String,
-    /// What.
+    /// What. [`RootFs::Bind`] may name a file. Every mount of layers with an `upper` has its own `work`.
     pub tree: RootFs,
-    /// OCI mount options: `ro`, `nosuid`, `nodev`, `noexec`, …
+    /// A directory of the tree that is the volume, such as `data` of a formatted image: relative, trusted, and opened
+    /// without following any link.
+    pub inside: Option<String>,
+    /// A part of the volume.
+    pub sub_path: Option<SubPath>,
+    /// OCI mount options: `ro`, `rro`, `rw`, `nosuid`, `nodev`, `noexec`, …, and one of `rprivate` (the default),
+    /// `rslave` (mounts made on the host later are seen) and `rshared` (and those made in the container are seen on the
+    /// host). The last two need [`RootFs::Bind`].
     pub options: Vec<String>,
+}
+
+/// A path inside a volume that comes from whoever wrote the manifest, in a volume whose content a container writes.
+///
+/// It is resolved once, by descriptor; links that stay in the volume are followed, others fail the start. What was
+/// opened is what is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubPath {
+    /// Relative, without `..`; a directory or a file. `.` is the volume itself.
+    pub path: String,
+    /// Make a directory where nothing is, and those on the way, with owner, group and mode of the volume's top
+    /// directory. Otherwise the start fails.
+    pub create: bool,
 }

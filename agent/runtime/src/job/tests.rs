@@ -8,6 +8,7 @@ use oci_spec::runtime::{
 use super::*;
 use crate::defaults;
 use crate::error::CompileError;
+use crate::mounts::options;
 
 fn request() -> StartRequest {
     let mut spec = defaults::spec();
@@ -52,7 +53,7 @@ fn the_defaults_make_a_job_and_the_same_one_twice() {
     let job = compile(&request(), "boot").unwrap();
     assert_eq!(job, compile(&request(), "boot").unwrap());
     assert_eq!((job.run, job.boot_id.as_str()), (3, "boot"));
-    assert!(job.loopback && job.populate_dev && !job.slave_propagation);
+    assert!(job.loopback && job.populate_dev);
     assert_eq!(job.devices.len(), 6);
     assert_eq!(
         job.mounts.iter().map(|m| m.destination.as_str()).collect::<Vec<_>>(),
@@ -249,4 +250,97 @@ fn dev_is_populated_only_when_it_is_the_containers_own() {
     }
     let job = compile(&r, "b").unwrap();
     assert!(!job.populate_dev && job.devices.is_empty());
+}
+
+fn volume(tree: RootFs) -> VolumeMount {
+    VolumeMount { destination: "/data".to_owned(), tree, inside: None, sub_path: None, options: Vec::new() }
+}
+
+fn host(path: &str) -> RootFs {
+    RootFs::Bind { path: path.into(), readonly: false }
+}
+
+#[test]
+fn volumes_come_last_in_their_order_with_normal_paths() {
+    let mut r = request();
+    let mut second = volume(host("/v/b"));
+    second.destination = "/data//in/./ner/".to_owned();
+    second.inside = Some("./data/".to_owned());
+    second.sub_path = Some(SubPath { path: "a//./b/".to_owned(), create: true });
+    second.options = vec!["rro".to_owned(), "nosuid".to_owned(), "rslave".to_owned()];
+    let mut third = volume(host("/v/c"));
+    third.sub_path = Some(SubPath { path: ".".to_owned(), create: true });
+    r.volumes = vec![volume(host("/v/a")), second, third];
+    let job = compile(&r, "b").unwrap();
+    let [a, b, c] = &job.mounts[job.mounts.len() - 3..] else { panic!("three") };
+    let plain = |path| MountSource::Tree { tree: host(path), inside: None, sub_path: None };
+    assert_eq!((&a.source, &c.source), (&plain("/v/a"), &plain("/v/c")));
+    assert_eq!(
+        b.source,
+        MountSource::Tree {
+            tree: host("/v/b"),
+            inside: Some("data".to_owned()),
+            sub_path: Some(SubPath { path: "a/b".to_owned(), create: true }),
+        }
+    );
+    assert_eq!(b.destination, "/data/in/ner");
+    assert_eq!((b.attrs.rec_set, b.attrs.set), (options::RDONLY, options::NOSUID));
+    assert!(b.follows_host() && !b.is_shared() && !a.follows_host());
+}
+
+#[test]
+fn volumes_that_cannot_be_right_are_refused() {
+    let block = || RootFs::Block { device: "/dev/x".into(), fstype: "ext4".to_owned(), options: Vec::new() };
+    let sub = |path: &str| Some(SubPath { path: path.to_owned(), create: false });
+    let with = |change: &dyn Fn(&mut VolumeMount)| {
+        let mut volume = volume(host("/v"));
+        change(&mut volume);
+        error(|r| r.volumes = vec![volume]).to_string()
+    };
+    for (text, change) in [
+        (
+            "volumes[0].subPath: `a/../b` has `..` in it (for /data)",
+            &(|v: &mut VolumeMount| v.sub_path = sub("a/../b")) as &dyn Fn(&mut VolumeMount),
+        ),
+        ("volumes[0].subPath: `..` has `..`", &|v| v.sub_path = sub("..")),
+        ("volumes[0].subPath: `/etc` is not relative", &|v| v.sub_path = sub("/etc")),
+        ("is no path", &|v| v.sub_path = sub("a\0b")),
+        ("volumes[0].inside: `../x` has `..`", &|v| v.inside = Some("../x".to_owned())),
+        ("`size=1` is no mount attribute", &|v| v.options = vec!["size=1".to_owned()]),
+        ("is the root itself", &|v| v.destination = "/./".to_owned()),
+        ("is not absolute", &|v| v.destination = "data".to_owned()),
+        ("need a directory of the host", &|v| {
+            v.tree = block();
+            v.options = vec!["rshared".to_owned()];
+        }),
+        ("need a directory of the host", &|v| {
+            v.tree = block();
+            v.options = vec!["rslave".to_owned()];
+        }),
+    ] {
+        let message = with(change);
+        assert!(message.contains(text), "{text}: {message}");
+    }
+}
+
+#[test]
+fn a_root_that_hears_only_cannot_hold_a_shared_volume() {
+    for (root, right) in
+        [(None, true), (Some("rprivate"), true), (Some("rshared"), true), (Some("rslave"), false)]
+    {
+        let mut r = request();
+        linux(&mut r.spec).set_rootfs_propagation(root.map(str::to_owned));
+        r.volumes = vec![volume(host("/v"))];
+        r.volumes[0].options = vec!["rshared".to_owned()];
+        let result = compile(&r, "b");
+        assert_eq!(result.is_ok(), right, "{root:?}");
+        if let Err(e) = result {
+            assert!(e.to_string().contains("would cut off /data"), "{e}");
+        }
+    }
+    let e = error(|r| {
+        let mount = defaults::mount("/x", "tmpfs", "tmpfs", &["rshared"]);
+        r.spec.mounts_mut().as_mut().unwrap().push(mount);
+    });
+    assert!(e.to_string().contains("a mount of type tmpfs"), "{e}");
 }

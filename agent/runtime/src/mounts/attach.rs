@@ -9,6 +9,7 @@ use rustix::mount::{MountFlags, MoveMountFlags};
 
 use super::options::{NODEV, NOEXEC, NOSUID, RDONLY};
 use super::path::{Make, open_making};
+use super::source::Sources;
 use super::tree::{self, Tree};
 use crate::error::{Failure, FailureKind};
 use crate::job::{Job, MountAttrs, MountJob, MountSource};
@@ -65,23 +66,11 @@ impl Root {
     }
 }
 
-/// Copies of the host's trees that are to be mounted, one place for each mount of the job. They are taken before
-/// the root is attached, which would cover what lies in the run directory and become a part of every copy around it.
-pub(crate) fn open_binds(job: &Job) -> Result<Vec<Option<OwnedFd>>, Failure> {
-    let open = |mount: &MountJob| match &mount.source {
-        MountSource::Bind { path, recursive } => {
-            tree::bind(&format!("mount {}", mount.destination), path, *recursive).map(Some)
-        }
-        _ => Ok(None),
-    };
-    job.mounts.iter().map(open).collect()
-}
-
 /// Attaches every mount of the job in order.
-pub(crate) fn attach_all(root: &Root, job: &Job, binds: Vec<Option<OwnedFd>>) -> Result<(), Failure> {
-    for (mount, bind) in job.mounts.iter().zip(binds) {
+pub(crate) fn attach_all(root: &Root, job: &Job, sources: Sources) -> Result<(), Failure> {
+    for (mount, source) in job.mounts.iter().zip(sources) {
         let stage = format!("mount {}", mount.destination);
-        attach(root.fd(), job, mount, bind, &stage)?;
+        attach(root.fd(), job, mount, source, &stage)?;
     }
     Ok(())
 }
@@ -90,12 +79,12 @@ fn attach(
     root: BorrowedFd<'_>,
     job: &Job,
     mount: &MountJob,
-    bind: Option<OwnedFd>,
+    source: Option<OwnedFd>,
     stage: &str,
 ) -> Result<(), Failure> {
     let attrs = &mount.attrs;
-    let tree = match &mount.source {
-        MountSource::Fs { fstype, source, data } => {
+    let (fd, kernel) = match (&mount.source, source) {
+        (MountSource::Fs { fstype, source, data }, _) => {
             // A new filesystem takes its attributes while it is made; nobody sees it without them.
             let own_dev = mount.destination == "/dev" && job.populate_dev;
             let late = if own_dev { RDONLY } else { 0 };
@@ -106,34 +95,22 @@ fn attach(
             if attrs.set & late != 0 {
                 set_attrs(stage, fd.as_fd(), false, late, 0, 0)?;
             }
-            Tree::Detached(fd)
-        }
-        MountSource::Bind { path, recursive } => {
-            Tree::Detached(bind.map_or_else(|| tree::bind(stage, path, *recursive), Ok)?)
-        }
-        MountSource::Tree(rootfs) => tree::from_rootfs(stage, rootfs, job.legacy_overlay)?,
-        MountSource::Cgroup => return super::protect::cgroup(root, job, mount, stage),
-    };
-    let kernel = matches!(&mount.source, MountSource::Fs { fstype, .. } if is_kernel_fs(fstype));
-    let target = target(root, mount, kernel, &tree, stage)?;
-    let fd = match tree {
-        Tree::Detached(fd) => {
-            if !matches!(mount.source, MountSource::Fs { .. }) {
-                apply(stage, fd.as_fd(), attrs)?;
-            } else if attrs.propagation != 0 {
+            if attrs.propagation != 0 {
                 set_attrs(stage, fd.as_fd(), false, 0, 0, attrs.propagation)?;
             }
-            move_to(&fd, target.as_fd()).map_err(|e| Failure::errno(stage, "attaching", e))?;
-            return Ok(());
+            (fd, is_kernel_fs(fstype))
         }
-        legacy @ Tree::Legacy { .. } => {
-            mount_legacy(stage, &legacy, &target)?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY;
-            super::path::open_inside(root, &mount.destination, flags, ResolveFlags::empty())
-                .map_err(|e| Failure::errno(stage, "opening what was mounted", e))?
+        (MountSource::Bind { .. } | MountSource::Tree { .. }, Some(fd)) => {
+            apply(stage, fd.as_fd(), attrs)?;
+            (fd, false)
         }
+        (MountSource::Bind { .. } | MountSource::Tree { .. }, None) => {
+            return Err(Failure::new(stage, FailureKind::Other, "its source was not opened"));
+        }
+        (MountSource::Cgroup, _) => return super::protect::cgroup(root, job, mount, stage),
     };
-    apply(stage, fd.as_fd(), attrs)
+    let target = target(root, job, mount, kernel, fd.as_fd(), stage)?;
+    move_to(&fd, target.as_fd()).map_err(|e| Failure::errno(stage, "attaching", e))
 }
 
 /// Filesystems that show the kernel: an image must not choose where they appear, nor cover their parts.
@@ -151,19 +128,14 @@ fn is_reserved(destination: &str) -> bool {
 /// The place of a mount, made if it is missing, verified by its descriptor.
 pub(super) fn target(
     root: BorrowedFd<'_>,
+    job: &Job,
     mount: &MountJob,
     kernel: bool,
-    tree: &Tree,
+    tree: BorrowedFd<'_>,
     stage: &str,
 ) -> Result<OwnedFd, Failure> {
-    let make = match tree {
-        Tree::Detached(fd) => {
-            let kind =
-                rustix::fs::fstat(fd).map_err(|e| Failure::errno(stage, "looking at the source", e))?;
-            if kind.st_mode & libc::S_IFMT == libc::S_IFDIR { Make::Dir } else { Make::File }
-        }
-        Tree::Legacy { .. } => Make::Dir,
-    };
+    let kind = rustix::fs::fstat(tree).map_err(|e| Failure::errno(stage, "looking at the source", e))?;
+    let make = if kind.st_mode & libc::S_IFMT == libc::S_IFDIR { Make::Dir } else { Make::File };
     let strict = kernel || is_reserved(&mount.destination);
     let resolve = if strict { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
     let target = open_making(root, &mount.destination, make, resolve).map_err(|e| match e {
@@ -191,7 +163,47 @@ pub(super) fn target(
         e => Failure::errno(stage, format_args!("the target {}", mount.destination), e),
     })?;
     verify_target(root, mount, make, &target, stage)?;
+    if !strict {
+        verify_unreserved(root, mount, &target, stage)?;
+    }
+    refuse_shared(job, target.as_fd(), stage)?;
     Ok(target)
+}
+
+/// A mount below one that is shared with the host would be made on the host as well.
+pub(super) fn refuse_shared(job: &Job, place: BorrowedFd<'_>, stage: &str) -> Result<(), Failure> {
+    if !job.mounts.iter().any(MountJob::is_shared) || !super::source::propagation(stage, place)?.shared {
+        return Ok(());
+    }
+    let message = "the place lies in a volume that is shared with the host (rshared), so the host would see this mount \
+                   too; mount it elsewhere";
+    Err(Failure::new(stage, FailureKind::UnsafePath, message))
+}
+
+/// A link of the image must not lead a mount into the runtime's own places, nor out of the root, by any way that was not
+/// thought of.
+fn verify_unreserved(
+    root: BorrowedFd<'_>,
+    mount: &MountJob,
+    target: &OwnedFd,
+    stage: &str,
+) -> Result<(), Failure> {
+    let path = |fd: &dyn AsFd| {
+        rustix::fs::readlinkat(CWD, tree::fd_path(&fd.as_fd()), Vec::new()).map_err(|e| {
+            Failure::errno(stage, format_args!("looking at the target {}", mount.destination), e)
+        })
+    };
+    let (top, place) = (path(&root)?, path(target)?);
+    let inside = place.to_bytes().strip_prefix(top.to_bytes()).map(String::from_utf8_lossy);
+    let message = match inside {
+        Some(inside) if !is_reserved(&inside) => return Ok(()),
+        Some(inside) => format!(
+            "{} of the image leads to {inside}, where nothing may be mounted under another name",
+            mount.destination
+        ),
+        None => format!("{} of the image leads out of the root", mount.destination),
+    };
+    Err(Failure::new(stage, FailureKind::UnsafePath, message))
 }
 
 fn verify_target(
@@ -242,19 +254,13 @@ pub(super) fn apply(stage: &str, fd: BorrowedFd<'_>, attrs: &MountAttrs) -> Resu
     if attrs.rec_set | attrs.rec_clear != 0 {
         set_attrs(stage, fd, true, attrs.rec_set, attrs.rec_clear & !attrs.rec_set, 0)?;
     }
-    if attrs.set | attrs.clear != 0 || (attrs.propagation != 0 && !attrs.rec_propagation) {
-        let propagation = if attrs.rec_propagation { 0 } else { attrs.propagation };
-        set_attrs(
-            stage,
-            fd,
-            false,
-            attrs.set,
-            attrs.clear & !attrs.set | field_clear(attrs.set),
-            propagation,
-        )?;
+    if attrs.set | attrs.clear != 0 {
+        let clear = attrs.clear & !attrs.set | field_clear(attrs.set);
+        set_attrs(stage, fd, false, attrs.set, clear, 0)?;
     }
-    if attrs.rec_propagation && attrs.propagation != 0 && attrs.propagation != libc::MS_PRIVATE {
-        set_attrs(stage, fd, true, 0, 0, attrs.propagation)?;
+    // Slaves and peers became so when they were copied, all others are private.
+    if attrs.propagation == libc::MS_UNBINDABLE {
+        set_attrs(stage, fd, attrs.rec_propagation, 0, 0, attrs.propagation)?;
     }
     Ok(())
 }
@@ -281,7 +287,7 @@ pub(super) fn move_to(tree: &OwnedFd, target: BorrowedFd<'_>) -> Result<(), Errn
     rustix::mount::move_mount(tree, "", target, "", flags)
 }
 
-fn mount_legacy(stage: &str, tree: &Tree, target: &OwnedFd) -> Result<(), Failure> {
+pub(super) fn mount_legacy(stage: &str, tree: &Tree, target: &OwnedFd) -> Result<(), Failure> {
     let Tree::Legacy { options, read_only, .. } = tree else { return Ok(()) };
     let flags = if *read_only { MountFlags::RDONLY } else { MountFlags::empty() };
     let data = std::ffi::CString::new(options.as_str())
@@ -290,11 +296,11 @@ fn mount_legacy(stage: &str, tree: &Tree, target: &OwnedFd) -> Result<(), Failur
         .map_err(|e| Failure::errno(stage, "mounting the overlay", e))
 }
 
-/// Cuts this namespace off the host's: nothing that is mounted here is seen there.
-pub(crate) fn isolate(slave: bool) -> Result<(), Failure> {
+/// Cuts this namespace off the host's: nothing that is mounted in either is seen in the other.
+pub(crate) fn isolate() -> Result<(), Failure> {
     let fd = rustix::fs::openat(CWD, Path::new("/"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Failure::errno("namespaces", "opening the host's root", e))?;
-    set_attrs("namespaces", fd.as_fd(), true, 0, 0, if slave { libc::MS_SLAVE } else { libc::MS_PRIVATE })
+    set_attrs("namespaces", fd.as_fd(), true, 0, 0, libc::MS_PRIVATE)
 }
 
 /// Attributes of what only shows the kernel.

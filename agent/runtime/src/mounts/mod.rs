@@ -1,20 +1,24 @@
 //! The container's mounts: detached trees, attached only in the container's own mount namespace.
 //!
 //! ```text
-//!  RootFs ──tree──► detached tree ─┐
-//!  MountJob ─tree─► detached tree ─┼─ attach: target by descriptor inside the root ─► mask ─► pivot
-//!                                  ┘
+//!  follow the host's mounts ─► isolate ─► all other sources ─► root ─► attach each in order ─► mask ─► pivot
+//!          source: a place, a part of it (below), a detached copy     └─ target by descriptor inside the root (path)
 //! ```
 
 mod attach;
+mod below;
 pub(crate) mod options;
 mod path;
 mod protect;
+mod source;
+#[cfg(test)]
+mod tests;
 mod tree;
 
-pub(crate) use attach::{Root, attach_all, isolate, open_binds};
+pub(crate) use attach::{Root, attach_all, isolate};
 pub(crate) use path::{open_dir_making, open_inside};
 pub(crate) use protect::protect;
+pub(crate) use source::{open_following, open_others};
 pub(crate) use tree::fd_path;
 
 /// A procfs of this pid namespace that is attached nowhere, so that nothing can cover a part of it.

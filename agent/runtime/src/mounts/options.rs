@@ -58,7 +58,8 @@ const PROPAGATION: [(&str, u64, bool); 8] = [
     ("runbindable", libc::MS_UNBINDABLE, true),
 ];
 
-/// Takes the options of a mount apart. `field` names the mount in messages.
+/// Takes the options of a mount apart. `field` names the mount in messages. Whether `rshared` and `rslave` make sense is
+/// for the caller, who knows what is mounted.
 pub(crate) fn parse(field: &str, options: &[String]) -> Result<Parsed, CompileError> {
     let mut p = Parsed::default();
     for option in options {
@@ -70,12 +71,6 @@ pub(crate) fn parse(field: &str, options: &[String]) -> Result<Parsed, CompileEr
             p.attrs.rec_set = p.attrs.rec_set & !clear | set;
             p.attrs.rec_clear = p.attrs.rec_clear & !set | clear;
         } else if let Some((_, flag, recursive)) = PROPAGATION.iter().find(|(n, ..)| *n == o) {
-            if *flag == libc::MS_SHARED {
-                return Err(CompileError::unsupported(
-                    format!("{field}.options"),
-                    format!("`{o}` would send the container's mounts to the host; use rslave or rprivate"),
-                ));
-            }
             p.attrs.propagation = *flag;
             p.attrs.rec_propagation = *recursive;
         } else {
@@ -145,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        for o in ["rshared", "shared", "idmap", "ridmap", "tmpcopyup", "remount"] {
+        for o in ["idmap", "ridmap", "tmpcopyup", "remount"] {
             let e = options(&[o]).unwrap_err().to_string();
             assert!(e.contains(o) && e.starts_with("mounts[0].options"), "{o}: {e}");
         }

@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::attach::{INERT, move_to, set_attrs, target};
+use super::attach::{INERT, move_to, refuse_shared, set_attrs, target};
 use super::options::{NODEV, RDONLY};
 use super::path::open_inside;
-use super::tree::{self, Tree};
+use super::tree;
 use crate::error::{Failure, FailureKind};
 use crate::job::{Job, MountJob};
 
@@ -18,6 +18,7 @@ pub(crate) fn protect(root: BorrowedFd<'_>, job: &Job) -> Result<(), Failure> {
     for path in &job.readonly_paths {
         let stage = format!("read-only path {path}");
         let Some(place) = open(root, path, &stage)? else { continue };
+        refuse_shared(job, place.as_fd(), &stage)?;
         let copy = tree::bind_fd(place.as_fd(), true)
             .map_err(|e| Failure::errno(&*stage, "copying the mount", e))?;
         set_attrs(&stage, copy.as_fd(), true, RDONLY, 0, 0)?;
@@ -28,6 +29,7 @@ pub(crate) fn protect(root: BorrowedFd<'_>, job: &Job) -> Result<(), Failure> {
     for path in &job.masked_paths {
         let stage = format!("masked path {path}");
         let Some(place) = open(root, path, &stage)? else { continue };
+        refuse_shared(job, place.as_fd(), &stage)?;
         let fail = |e| Failure::errno(&*stage, "looking at it", e);
         let is_dir = rustix::fs::fstat(&place).map_err(fail)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let cover = if is_dir {
@@ -86,16 +88,12 @@ pub(super) fn cgroup(root: BorrowedFd<'_>, job: &Job, mount: &MountJob, stage: &
     if job.cgroup.v1.is_empty() {
         let Some(v2) = &job.cgroup.v2 else { return Ok(()) };
         let fd = tree::bind(stage, v2, false)?;
-        let tree = Tree::Detached(fd);
-        let place = target(root, mount, true, &tree, stage)?;
-        let Tree::Detached(fd) = tree else { return Ok(()) };
+        let place = target(root, job, mount, true, fd.as_fd(), stage)?;
         set_attrs(stage, fd.as_fd(), false, attrs, 0, 0)?;
         return move_to(&fd, place.as_fd()).map_err(|e| Failure::errno(stage, "attaching", e));
     }
     let top = tree::filesystem(stage, "tmpfs", "cgroup", &["mode=755".to_owned()], INERT)?;
-    let tree = Tree::Detached(top);
-    let place = target(root, mount, true, &tree, stage)?;
-    let Tree::Detached(top) = tree else { return Ok(()) };
+    let place = target(root, job, mount, true, top.as_fd(), stage)?;
     move_to(&top, place.as_fd()).map_err(|e| Failure::errno(stage, "attaching", e))?;
     let dir = rustix::fs::Mode::from_raw_mode(0o755);
     // As on a hybrid host, cgroup2 stands beside the others.

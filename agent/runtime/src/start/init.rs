@@ -42,10 +42,11 @@ fn prepare(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Result<Never, Failure> 
     set_oom_score(job)?;
     enter_namespaces(job, ends.join)?;
 
-    mounts::isolate(job.slave_propagation)?;
-    let binds = mounts::open_binds(job)?;
+    let mut sources = mounts::open_following(job)?;
+    mounts::isolate()?;
+    mounts::open_others(job, &mut sources)?;
     let root = mounts::Root::attach(job)?;
-    mounts::attach_all(&root, job, binds)?;
+    mounts::attach_all(&root, job, sources)?;
     mounts::protect(root.fd(), job)?;
     write_sysctls(job)?;
     let stdin = open_stdin(root.fd())?;

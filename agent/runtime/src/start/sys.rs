@@ -185,6 +185,34 @@ pub(crate) fn attach_device_program(group: BorrowedFd<'_>, program: &[u64]) -> i
     Ok(())
 }
 
+/// Does something so that what it makes in a filesystem belongs to this user and group, with all capabilities kept.
+/// Concerns this thread alone.
+pub(crate) fn as_owner<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> io::Result<T> {
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if (uid, gid) == own {
+        return Ok(act());
+    }
+    let change = |uid: u32, gid: u32| {
+        // SAFETY: only numbers are passed; the C library's wrappers are plain system calls for the calling thread.
+        unsafe {
+            libc::setfsgid(gid);
+            libc::setfsuid(uid);
+            // They tell the former value only, so whether it was taken is asked with one that is none.
+            (libc::setfsuid(u32::MAX).cast_unsigned(), libc::setfsgid(u32::MAX).cast_unsigned()) == (uid, gid)
+        }
+    };
+    let done = if change(uid, gid) {
+        // Leaving user 0 took the capabilities over files out of effect.
+        crate::caps::raise_effective().map(|()| act())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    };
+    if !change(own.0, own.1) {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    done
+}
+
 /// Gives this process a cgroup namespace with its present groups as root.
 pub(crate) fn unshare_cgroup() -> io::Result<()> {
     // SAFETY: this flag concerns no memory and no descriptors.

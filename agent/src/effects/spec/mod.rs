@@ -1,14 +1,12 @@
 //! From a declared container and its image to an OCI runtime specification: pure.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDevice, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
     PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
+use stower_controllers::{ResolvedMount, Variable};
 use stower_crds::{ContainerSpec, ProfileType};
 use stower_runtime::defaults::{
     MASKED_PATHS, PATH, READONLY_PATHS, SHM_SIZE, mount as mount_of, mounts as usual_mounts,
@@ -29,8 +27,10 @@ pub(crate) struct Input<'a> {
     pub name: &'a str,
     /// What the image says. Hostile.
     pub image: &'a ImageConfig,
-    /// Where each declared volume's data lies on the host, by the volume's name.
-    pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// What is mounted beside the usual.
+    pub mounts: &'a [ResolvedMount],
+    /// The declared variables, with the values that they come from.
+    pub env: &'a [Variable],
     /// The directory that holds `resolv.conf`, `hosts` and `hostname`.
     pub files: &'a Path,
     /// The machine's devices, for a privileged container.
@@ -68,9 +68,6 @@ pub(crate) enum SpecError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A mount names a volume that is not there; admission refuses it before.
-    #[error("spec.volumeMounts: volume {0:?} is not declared in spec.volumes")]
-    NoVolume(String),
     /// A capability is not known.
     #[error("spec.securityContext.capabilities: {0:?} is not a capability")]
     Capability(String),
@@ -159,8 +156,8 @@ fn environment(input: &Input<'_>) -> Vec<String> {
             set(name, value.to_owned());
         }
     }
-    for var in &input.spec.env {
-        let value = expand::expand(var.value.as_deref().unwrap_or_default(), &env);
+    for var in input.env {
+        let value = if var.expand { expand::expand(&var.value, &env) } else { var.value.clone() };
         match env.iter_mut().find(|(known, _)| *known == var.name) {
             Some(slot) => slot.1 = value,
             None => env.push((var.name.clone(), value)),
@@ -298,23 +295,13 @@ fn mounts(input: &Input<'_>, privileged: bool) -> Result<Vec<Mount>, SpecError> 
         mount.set_source(Some(source.to_owned()));
         mount
     };
-    let taken = |path: &str| spec.volume_mounts.iter().any(|m| m.mount_path.trim_end_matches('/') == path);
+    let taken = |path: &str| input.mounts.iter().any(|mount| mount.path == path);
     for (path, name) in
         [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")]
     {
         if !taken(path) {
             mounts.push(bind(path, &input.files.join(name), &["bind", "rprivate"]));
         }
-    }
-    // Outer before inner, whatever the order in the spec.
-    let mut declared: Vec<_> = spec.volume_mounts.iter().collect();
-    declared.sort_by_key(|m| Path::new(&m.mount_path).components().count());
-    for volume in declared {
-        let source =
-            input.volumes.get(&volume.name).ok_or_else(|| SpecError::NoVolume(volume.name.clone()))?;
-        let access: &[&str] =
-            if volume.read_only { &["rbind", "rprivate", "rro"] } else { &["rbind", "rprivate", "rw"] };
-        mounts.push(bind(&volume.mount_path, source, access));
     }
     Ok(mounts)
 }

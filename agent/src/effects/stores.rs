@@ -1,0 +1,123 @@
+//! Making and removing the stores of Volumes and DataContainers.
+
+use std::{collections::HashMap, path::Path};
+
+use stower_controllers::{
+    FailureReason, ImageDigest, StoreContent, StoreFacts, StoreId, StoreMedium, StoreWant,
+};
+use stower_crds::{Generation, Owner};
+use stower_storage::{VolumeDriver, VolumeOptions, VolumeRecord};
+
+use super::{
+    Done, Effects, chain,
+    volumes::{check, key, make_host_path},
+};
+
+impl Effects {
+    /// Makes every store that is not there yet; what is there is kept.
+    pub(super) fn make_stores(
+        &self,
+        generation: Generation,
+        stores: &[StoreWant],
+        image: Option<&ImageDigest>,
+    ) -> Done {
+        let mut trees = HashMap::new();
+        let mut facts = Vec::new();
+        let mut problems = Vec::new();
+        for want in stores {
+            match self.make_store(want, image, &mut trees) {
+                Ok(made) => facts.push(made),
+                Err(problem) => problems.push(format!("{}: {problem}", want.id)),
+            }
+            super::failpoint("make.store");
+        }
+        if problems.is_empty() {
+            return Done::Made { generation, stores: facts };
+        }
+        failed(FailureReason::ProvisioningFailed, problems.join("; "))
+    }
+
+    fn make_store(
+        &self,
+        want: &StoreWant,
+        image: Option<&ImageDigest>,
+        trees: &mut HashMap<ImageDigest, stower_storage::ImageTree>,
+    ) -> Result<StoreFacts, String> {
+        let options = |driver, capacity, owner: &Owner, mode| VolumeOptions {
+            driver,
+            capacity,
+            uid: owner.uid,
+            gid: owner.gid,
+            mode,
+        };
+        let key = key(&want.id)?;
+        let mut record = match &want.medium {
+            StoreMedium::HostPath { path, type_ } => {
+                check(Path::new(path), *type_).map_err(|problem| format!("hostPath {path}: {problem}"))?;
+                make_host_path(Path::new(path), *type_)
+                    .map_err(|error| format!("hostPath {path}: {error}"))?;
+                return Ok(StoreFacts {
+                    id: want.id.clone(),
+                    path: path.clone(),
+                    has_data: true,
+                    filled_from: None,
+                    capacity: None,
+                    capacity_enforced: false,
+                });
+            }
+            StoreMedium::Local { capacity, owner, mode } => {
+                let options = options(VolumeDriver::Local, *capacity, owner, *mode);
+                self.volumes.provision(&key, &options).map_err(|error| chain(&error))?
+            }
+            StoreMedium::Tmpfs { capacity, owner, mode } => {
+                let options = options(VolumeDriver::Tmpfs, *capacity, owner, *mode);
+                self.volumes.provision(&key, &options).map_err(|error| chain(&error))?
+            }
+            StoreMedium::Made => {
+                let found = self.volumes.find(&key).map_err(|error| chain(&error))?;
+                found.ok_or_else(|| "is not there".to_owned())?
+            }
+        };
+        match (&want.content, image) {
+            (StoreContent::Empty, _) => {
+                record = self.volumes.ensure_data(&key).map_err(|error| chain(&error))?;
+            }
+            (StoreContent::Image { path }, Some(image)) if !record.has_data => {
+                self.fill(&key, image, path, trees)?;
+                let found = self.volumes.find(&key).map_err(|error| chain(&error))?;
+                record = found.ok_or_else(|| "is gone".to_owned())?;
+            }
+            _ => {}
+        }
+        Ok(facts(&want.id, &record))
+    }
+
+    /// Removes stores with their data.
+    pub(super) fn remove_stores(&self, stores: &[StoreId]) -> Done {
+        let mut problems = Vec::new();
+        for id in stores {
+            let removed = key(id).and_then(|key| self.volumes.remove(&key).map_err(|error| chain(&error)));
+            problems.extend(removed.err().map(|problem| format!("{id}: {problem}")));
+            super::failpoint("remove.store");
+        }
+        if problems.is_empty() {
+            return Done::StoresRemoved;
+        }
+        failed(FailureReason::VolumeFailedDelete, problems.join("; "))
+    }
+}
+
+fn failed(reason: FailureReason, message: String) -> Done {
+    Done::Failed { run: None, reason, message, cgroup: stower_controllers::CgroupState::Absent }
+}
+
+fn facts(id: &StoreId, record: &VolumeRecord) -> StoreFacts {
+    StoreFacts {
+        id: id.clone(),
+        path: record.data.display().to_string(),
+        has_data: record.has_data,
+        filled_from: record.filled_from.as_deref().map(ImageDigest::new),
+        capacity: record.capacity,
+        capacity_enforced: record.capacity_enforced,
+    }
+}

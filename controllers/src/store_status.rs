@@ -1,0 +1,142 @@
+//! What is said of Volumes and DataContainers.
+
+use stower_crds::{
+    Condition, ConditionStatus, ConditionType, Conditions, DataContainerSpec, DataContainerStatus,
+    DataVolumeStatus, Generation, ObjectKey, Quantity, Reason, Time, VolumePhase, VolumeSpec, VolumeStatus,
+};
+
+use crate::{
+    desired::{Declared, Desired},
+    observed::Observed,
+    resolve::data_ready,
+    store::{ObservedStores, StoreFacts, StoreState, Uses, users_of},
+    time::Now,
+};
+
+/// What is to be said of whether it can be mounted.
+struct Told {
+    phase: VolumePhase,
+    ready: ConditionStatus,
+    reason: Reason,
+    message: String,
+}
+
+impl Told {
+    fn ready() -> Self {
+        let reason = Reason::from("Ready");
+        Self { phase: VolumePhase::Ready, ready: ConditionStatus::True, reason, message: String::new() }
+    }
+
+    fn waits(phase: VolumePhase, reason: Reason, message: String) -> Self {
+        Self { phase, ready: ConditionStatus::False, reason, message }
+    }
+}
+
+/// Says what is seen of a Volume.
+pub fn volume_status(
+    declared: &Declared<VolumeSpec>,
+    desired: &Desired,
+    observed: &Observed,
+    uses: &Uses<'_>,
+    old: Option<&VolumeStatus>,
+    now: &Now,
+) -> VolumeStatus {
+    let seen = observed.stores.get(&declared.uid);
+    let mut status = old.cloned().unwrap_or_default();
+    let users = users_of(declared, desired, uses);
+    let told = match seen.map(|seen| (&seen.state, &seen.failure)) {
+        _ if declared.terminating => removed(&users),
+        Some((StoreState::Made { generation, .. }, None)) if *generation == declared.generation => {
+            Told::ready()
+        }
+        Some((_, Some(failure))) => {
+            Told::waits(VolumePhase::Failed, failure.reason.as_str().into(), failure.message.clone())
+        }
+        _ => Told::waits(VolumePhase::Pending, Reason::from("Making"), "it is being made".to_owned()),
+    };
+    if let Some(facts) = stores(seen).first() {
+        status.path = Some(facts.path.clone());
+        status.capacity = facts.capacity.and_then(|bytes| bytes.to_string().parse::<Quantity>().ok());
+        status.capacity_enforced = facts.capacity_enforced;
+    }
+    status.users = users.iter().map(ToString::to_string).collect();
+    status.observed_generation = Some(declared.generation);
+    status.phase = told.phase;
+    conditions(&mut status.conditions, declared.generation, told, now);
+    status
+}
+
+/// Says what is seen of a DataContainer.
+pub fn data_status(
+    declared: &Declared<DataContainerSpec>,
+    desired: &Desired,
+    observed: &Observed,
+    uses: &Uses<'_>,
+    old: Option<&DataContainerStatus>,
+    now: &Now,
+) -> DataContainerStatus {
+    let seen = observed.stores.get(&declared.uid);
+    let mut status = old.cloned().unwrap_or_default();
+    let users = users_of(declared, desired, uses);
+    let told = if declared.terminating {
+        removed(&users)
+    } else {
+        match (data_ready(declared, desired, observed), seen.and_then(|seen| seen.failure.as_ref())) {
+            (Ok(()), _) => Told::ready(),
+            (Err(why), Some(failure)) => {
+                Told::waits(VolumePhase::Failed, failure.reason.as_str().into(), why)
+            }
+            (Err(why), None) => Told::waits(VolumePhase::Pending, Reason::DependencyMissing, why),
+        }
+    };
+    let facts = stores(seen);
+    let volume = |(at, volume): (usize, &stower_crds::DataVolume)| {
+        let facts: Option<&StoreFacts> = facts.get(at);
+        DataVolumeStatus {
+            mount_path: volume.mount_path.clone(),
+            path: facts.map(|facts| facts.path.clone()),
+            volume: volume.volume.clone(),
+            filled_from: facts.and_then(|facts| facts.filled_from.as_ref()).map(ToString::to_string),
+        }
+    };
+    status.volumes = declared.spec.volumes.iter().enumerate().map(volume).collect();
+    status.image = status.volumes.iter().find_map(|volume| volume.filled_from.clone());
+    status.users = users.iter().map(ToString::to_string).collect();
+    status.observed_generation = Some(declared.generation);
+    status.phase = told.phase;
+    conditions(&mut status.conditions, declared.generation, told, now);
+    status
+}
+
+fn stores(seen: Option<&ObservedStores>) -> &[StoreFacts] {
+    match seen.map(|seen| &seen.state) {
+        Some(StoreState::Made { stores, .. }) => stores,
+        _ => &[],
+    }
+}
+
+fn removed(users: &[ObjectKey]) -> Told {
+    let message = if users.is_empty() {
+        "it is being removed".to_owned()
+    } else {
+        format!("it is removed when {} no longer use it", crate::store::list(users))
+    };
+    Told::waits(VolumePhase::Pending, Reason::from("Terminating"), message)
+}
+
+fn conditions(conditions: &mut Conditions, generation: Generation, told: Told, now: &Now) {
+    let mut set = |type_, status, reason, message| {
+        let observed_generation = Some(generation);
+        let last_transition_time = Time(now.wall);
+        conditions.set(Condition {
+            type_,
+            status,
+            observed_generation,
+            last_transition_time,
+            reason,
+            message,
+        });
+    };
+    set(ConditionType::Accepted, ConditionStatus::True, Reason::Accepted, String::new());
+    set(ConditionType::Ready, told.ready, told.reason, told.message);
+}
