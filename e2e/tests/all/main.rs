@@ -9,6 +9,7 @@ mod harness;
 mod holds;
 mod images;
 mod isolation;
+mod kinds;
 mod logs;
 mod observability;
 mod restarts;

@@ -54,7 +54,7 @@ pub(super) fn body(tree: &mut Tree, object: &Value, now: Timestamp) {
     list(tree, "Ports", &spec["ports"], port);
     environment_from(tree, &spec["envFrom"]);
     environment(tree, object);
-    mounts(tree, spec, status);
+    mounts(tree, object);
     list(tree, "Volumes From", &spec["volumesFrom"], source);
     volumes(tree, &spec["volumes"]);
     rest(tree, spec, PLACED);
@@ -112,32 +112,49 @@ fn port(port: &Value) -> String {
 }
 
 /// What is mounted, with where it comes from, as the status says; before it does, what is declared.
-fn mounts(tree: &mut Tree, spec: &Value, status: &Value) {
+fn mounts(tree: &mut Tree, object: &Value) {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let (declared, seen) = (list(&spec["volumeMounts"]), list(&status["mounts"]));
+    let (declared, seen) = (list(&object["spec"]["volumeMounts"]), list(&object["status"]["mounts"]));
     let declared_at = |path: &Value| declared.iter().find(|mount| mount["mountPath"] == *path);
     let mut lines: Vec<String> =
-        seen.iter().map(|seen| mount(seen, declared_at(&seen["mountPath"]))).collect();
+        seen.iter().map(|seen| mount(object, seen, declared_at(&seen["mountPath"]))).collect();
     let waiting =
         declared.iter().filter(|mount| seen.iter().all(|seen| seen["mountPath"] != mount["mountPath"]));
-    lines.extend(waiting.map(|declared| mount(declared, Some(declared))));
+    lines.extend(waiting.map(|declared| mount(object, declared, Some(declared))));
     if !lines.is_empty() {
         tree.block("Mounts", lines);
     }
 }
 
 /// `/data from pg of Volume default/pg (rw)`.
-fn mount(mount: &Value, declared: Option<&Value>) -> String {
+fn mount(object: &Value, mount: &Value, declared: Option<&Value>) -> String {
     let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
     let path = declared.and_then(|mount| mount["subPath"].as_str());
     let path = path.map_or(String::new(), |path| format!(",path={path:?}"));
-    let from = match (mount["name"].as_str(), mount["from"].as_str()) {
-        (Some(name), Some(from)) => format!("{name} of {from}"),
+    let name = mount["name"].as_str();
+    let origin = mount["from"].as_str().map(str::to_owned).or_else(|| inline(object, name?));
+    let from = match (name, origin) {
+        (Some(name), Some(origin)) => format!("{name} of {origin}"),
         (Some(name), None) => name.to_owned(),
-        (None, Some(from)) => from.to_owned(),
+        (None, Some(origin)) => origin,
         (None, None) => "the container's own".to_owned(),
     };
     format!("{} from {from} ({mode}{path})", str_of(&mount["mountPath"]))
+}
+
+/// What one of the container's `volumes` stands for, where that is something outside of it.
+fn inline(object: &Value, name: &str) -> Option<String> {
+    let volume = object["spec"]["volumes"].as_array()?.iter().find(|volume| volume["name"] == name)?;
+    if let Some(path) = volume["hostPath"]["path"].as_str() {
+        return Some(format!("host path {path}"));
+    }
+    let named = [
+        ("Volume", &volume["volume"]["name"]),
+        ("ConfigMap", &volume["configMap"]["name"]),
+        ("Secret", &volume["secret"]["secretName"]),
+    ];
+    let (kind, name) = named.into_iter().find_map(|(kind, name)| Some((kind, name.as_str()?)))?;
+    Some(format!("{kind} {}/{name}", str_of(&object["metadata"]["namespace"])))
 }
 
 fn source(from: &Value) -> String {

@@ -118,7 +118,7 @@ fn where_mounts_and_variables_come_from_is_told() {
         },
         "status": {"mounts": [
             {"mountPath": "/foo", "from": "DataContainer default/foo", "readOnly": true},
-            {"mountPath": "/pg", "name": "pg", "from": "Volume default/data"},
+            {"mountPath": "/pg", "name": "pg"},
             {"mountPath": "/anon"},
         ]},
     });
