@@ -49,7 +49,7 @@ pub(crate) fn data_status(node: &TestNode, name: &str) -> Result<serde_json::Val
 
 /// Waits until an object such as `volume/db` is ready.
 pub(crate) fn ready(node: &TestNode, what: &str) -> Result<()> {
-    wait_for(&format!("{what} to be ready"), || {
+    wait_for(format!("{what} to be ready"), || {
         let output = node.cli(["get", what, "-o", "json"])?;
         let object: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
