@@ -221,19 +221,25 @@ fn root_parts_of_volumes_of_every_kind_are_mounted() {
 
 #[test]
 fn root_a_file_of_the_host_is_a_volume() {
-    let mut case = Case::new(&["cat:/etc/made/here/key", "write:/etc/made/here/key", "cat:/tmp/there"]);
+    let mut case = Case::new(&[
+        "cat:/etc/made/here/key",
+        "write:/etc/made/here/key",
+        "cat:/tmp/there",
+        "write:/tmp/there",
+    ]);
     fs::create_dir(case.path("map")).unwrap();
     fs::write(case.path("map/key"), "value").unwrap();
     fs::write(case.path("lower/tmp/there"), "image").unwrap();
     case.request.volumes = vec![
         volume("/etc/made/here/key", bind(case.path("map/key")), &["ro"]),
-        volume("/tmp/there", RootFs::Bind { path: case.path("map"), readonly: true }, &[]),
+        volume("/tmp/there", RootFs::Bind { path: case.path("map"), readonly: true }, &["rw"]),
     ];
     case.request.volumes[1].sub_path = sub("key", false);
     let a = case.run();
     assert_eq!(a.one("cat:/etc/made/here/key"), "value");
     assert_eq!(a.one("write:/etc/made/here/key"), "30");
     assert_eq!(a.one("cat:/tmp/there"), "value");
+    assert_eq!(a.one("write:/tmp/there"), "30", "a mount's option does not widen what the tree allows");
 }
 
 #[test]

@@ -212,13 +212,14 @@ fn named(mount: &ResolvedMount) -> String {
 }
 
 fn options(mount: &ResolvedMount) -> Vec<String> {
-    let access = if mount.read_only { "rro" } else { "rw" };
     let propagation = match mount.propagation {
         MountPropagation::None => "rprivate",
         MountPropagation::HostToContainer => "rslave",
         MountPropagation::Bidirectional => "rshared",
     };
-    vec![access.to_owned(), propagation.to_owned()]
+    // Nothing is said for a writable one: what the host has mounted read-only stays so.
+    let access = mount.read_only.then_some("rro");
+    access.into_iter().chain([propagation]).map(str::to_owned).collect()
 }
 
 /// Whether the path is there and of the kind that its type asks for (core/v1 `HostPathType`).

@@ -319,7 +319,8 @@ impl Engine {
             Act::PullImage { .. } => seen.image.state = ImageState::Pulling,
             _ => {}
         }
-        let superseded = seen.in_flight.replace(kind);
+        // A pull stands in nobody's way; that it goes on is told by the image's state.
+        let superseded = if kind == ActionKind::PullImage { None } else { seen.in_flight.replace(kind) };
         if kind == ActionKind::Stop && superseded == Some(ActionKind::Start) {
             // The start is let end first; what it leaves is then stopped.
             return;
@@ -373,13 +374,20 @@ impl Engine {
     fn done(&mut self, uid: &Uid, action: ActionKind, took: Duration, done: Done) {
         let now = time::now(&self.boot_id);
         let Some(done) = self.store_done(uid, action, took, done, &now) else { return };
+        let pulled = action == ActionKind::PullImage;
+        if pulled && !self.observed.containers.contains_key(uid) {
+            // It was removed meanwhile.
+            return;
+        }
         let generation = self.desired.by_uid(uid).map(|declared| declared.generation);
         let image = self
             .record(uid)
             .and_then(|record| record.launch.as_ref())
             .and_then(|launch| launch.image.clone());
         let seen = self.observed.containers.entry(uid.clone()).or_default();
-        seen.in_flight = None;
+        if !pulled {
+            seen.in_flight = None;
+        }
         let succeeded = !matches!(done, Done::Failed { .. } | Done::PullFailed { .. });
         if succeeded && seen.failure.as_ref().is_some_and(|failure| failure.action == action) {
             seen.failure = None;

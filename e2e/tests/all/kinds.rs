@@ -92,9 +92,8 @@ fn every_kind_is_declared_by_a_file() -> Result<()> {
     let node = TestNode::builder().no_registry().start()?;
     let all = [VOLUME, &data_container("set", "/foo", ""), CONFIG, SECRET].join("---\n");
     node.write("all.yaml", &all)?;
-    for target in ["volume/data", "datacontainer/set"] {
-        ready(&node, target)?;
-    }
+    ready(&node, "volumes", "data")?;
+    ready(&node, "datacontainers", "set")?;
     let names = node.ok(["get", "vol,sdc,cm,secret", "-o", "name"])?;
     ensure!(names.lines().count() == 4, "{names}");
     let refused = node.refused(["delete", "configmap", "settings"])?;
@@ -269,7 +268,7 @@ fn data_that_is_left_behind_is_seen_and_pruned() -> Result<()> {
 
     // Declared again, it is there again, and safe.
     apply(&node, &VOLUME.replace("name: data", "name: other"))?;
-    ready(&node, "volume/other")?;
+    ready(&node, "volumes", "other")?;
     let output = node.cli(["volume", "prune"])?;
     ensure!(output.code == 1 && output.stderr.contains("nothing was removed"), "asked nobody: {output:?}");
     let pruned = node.ok(["volume", "prune", "-f"])?;

@@ -1,7 +1,7 @@
 //! Manifests and small looks that several tests share.
 
 use anyhow::Result;
-use stower_e2e::{Catalog, TestNode, catalog, wait_for};
+use stower_e2e::{Catalog, TestNode, catalog, http};
 
 /// A Container manifest; `body` is more of the spec, two spaces deep.
 pub(crate) fn container(name: &str, image: &str, body: &str) -> String {
@@ -40,21 +40,23 @@ pub(crate) fn data_container(name: &str, path: &str, body: &str) -> String {
     )
 }
 
-/// The status of a DataContainer.
-pub(crate) fn data_status(node: &TestNode, name: &str) -> Result<serde_json::Value> {
-    let object: serde_json::Value =
-        serde_json::from_str(&node.ok(["get", "datacontainer", name, "-o", "json"])?)?;
-    Ok(object["status"].clone())
+/// An object as the local API has it: its kind's plural and its name.
+pub(crate) fn object(node: &TestNode, plural: &str, name: &str) -> Result<Option<serde_json::Value>> {
+    let path = format!("/apis/stower.dev/v1alpha1/namespaces/default/{plural}/{name}");
+    let answer = http::unix(&node.socket, "GET", &path)?;
+    if answer.status != 200 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&answer.text())?))
 }
 
-/// Waits until an object such as `volume/db` is ready.
-pub(crate) fn ready(node: &TestNode, what: &str) -> Result<()> {
-    wait_for(format!("{what} to be ready"), || {
-        let output = node.cli(["get", what, "-o", "json"])?;
-        let object: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+/// Waits until a Volume (`volumes`) or DataContainer (`datacontainers`) is ready, and gives its status.
+pub(crate) fn ready(node: &TestNode, plural: &str, name: &str) -> Result<serde_json::Value> {
+    node.wait(&format!("{plural} {name} to be ready"), || {
+        let Some(mut object) = object(node, plural, name)? else { return Ok(None) };
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let is_ready =
             conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-        Ok(is_ready.then_some(()))
+        Ok(is_ready.then(|| object["status"].take()))
     })
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use stower_e2e::{TestNode, wait_for};
 
-use crate::support::{data_container, data_status, ready, shell};
+use crate::support::{data_container, object, ready, shell};
 
 const FROM_BOTH: &str = "  volumesFrom: [{name: data-foo}, {name: data-bar}]\n";
 /// Counts its starts in both volumes, and stays.
@@ -36,7 +36,10 @@ fn runs_with_both(node: &TestNode, runs: usize) -> Result<()> {
     node.wait_running("consumer")?;
     for path in ["/foo", "/bar"] {
         let name = if path == "/foo" { "data-foo" } else { "data-bar" };
-        let data = data_status(node, name)?["volumes"][0]["path"].as_str().unwrap_or_default().to_owned();
+        let data = ready(node, "datacontainers", name)?["volumes"][0]["path"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         wait_for("the runs to be counted", || {
             let lines = std::fs::read_to_string(format!("{data}/runs")).unwrap_or_default();
             Ok((lines.lines().count() == runs).then_some(()))
@@ -54,7 +57,7 @@ fn runs_with_both(node: &TestNode, runs: usize) -> Result<()> {
 fn a_missing_source_keeps_a_container_from_running_with_the_other_alone() -> Result<()> {
     let node = TestNode::start()?;
     node.write("foo.yaml", &data_container("data-foo", "/foo", ""))?;
-    ready(&node, "datacontainer/data-foo")?;
+    ready(&node, "datacontainers", "data-foo")?;
     node.write("consumer.yaml", &consumer()?)?;
     refused(&node)?;
 
@@ -99,12 +102,12 @@ fn the_same_by_the_command_line() -> Result<()> {
 
     // In use, it stays until its last user is gone.
     node.ok(["delete", "datacontainer", "data-foo", "--wait=false"])?;
-    let status = data_status(&node, "data-foo")?;
-    ensure!(status["users"][0] == "Container default/consumer", "{status}");
+    let found = object(&node, "datacontainers", "data-foo")?.unwrap_or_default();
+    ensure!(found["status"]["users"][0] == "Container default/consumer", "{found}");
     ensure!(node.wait_running("consumer")? == pid, "a running container was disturbed");
     node.ok(["stop", "consumer"])?;
     wait_for("data-foo to be gone", || {
-        Ok((node.cli(["get", "datacontainer", "data-foo"])?.code != 0).then_some(()))
+        Ok(object(&node, "datacontainers", "data-foo")?.is_none().then_some(()))
     })?;
     node.ok(["start", "consumer"])?;
     let message = node.wait_waiting("consumer", &["DependencyMissing"])?;

@@ -281,7 +281,13 @@ fn compile_volume(field: &str, volume: &VolumeMount) -> Result<MountJob, Compile
         let problem = format!("`{option}` is no mount attribute");
         return Err(CompileError::invalid(format!("{field}.options"), problem));
     }
-    let attrs = parsed.attrs;
+    let mut attrs = parsed.attrs;
+    if matches!(volume.tree, RootFs::Bind { readonly: true, .. }) {
+        // An option of one mount narrows what the tree allows, and never widens it.
+        attrs.clear &= !options::RDONLY;
+        attrs.rec_clear &= !options::RDONLY;
+        attrs.rec_set |= options::RDONLY;
+    }
     if matches!(attrs.propagation, libc::MS_SHARED | libc::MS_SLAVE)
         && !matches!(volume.tree, RootFs::Bind { .. })
     {

@@ -289,6 +289,18 @@ fn volumes_come_last_in_their_order_with_normal_paths() {
 }
 
 #[test]
+fn a_read_only_tree_stays_so_whatever_its_mount_asks_for() {
+    for option in ["rw", "rrw"] {
+        let mut r = request();
+        r.volumes = vec![volume(RootFs::Bind { path: "/v".into(), readonly: true })];
+        r.volumes[0].options = vec![option.to_owned()];
+        let job = compile(&r, "b").unwrap();
+        let attrs = job.mounts.last().unwrap().attrs;
+        assert_eq!((attrs.rec_set, attrs.clear, attrs.rec_clear), (options::RDONLY, 0, 0), "{option}");
+    }
+}
+
+#[test]
 fn volumes_that_cannot_be_right_are_refused() {
     let block = || RootFs::Block { device: "/dev/x".into(), fstype: "ext4".to_owned(), options: Vec::new() };
     let sub = |path: &str| Some(SubPath { path: path.to_owned(), create: false });
