@@ -1,8 +1,14 @@
 //! The command line as clap sees it: names, flags and defaults only. What a verb does is in [`crate::cli`].
 
+mod storage;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+pub use self::storage::{
+    VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs, WaitForArgs,
+};
 
 /// The socket of an agent that was not told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/stower/stower.sock";
@@ -55,10 +61,10 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Run the agent: keep this machine as its manifests declare
     Agent(AgentArgs),
-    /// Show containers
+    /// Show containers, data containers, volumes, config maps and secrets
     #[command(visible_aliases = ["ps"])]
     Get(GetArgs),
-    /// Show one container in full: what is declared, what it does, what happened to it
+    /// Show an object in full: what is declared, what it does, what happened to it
     Describe(DescribeArgs),
     /// Print what a container wrote
     Logs(LogsArgs),
@@ -70,7 +76,7 @@ pub enum Command {
     Export(ExportArgs),
     /// Declare the objects in files, directories or standard input
     Apply(ApplyArgs),
-    /// Remove containers that were declared with `apply`
+    /// Remove objects that were declared with `apply`
     Delete(DeleteArgs),
     /// Stop containers and hold them stopped until `start`
     Stop(StopArgs),
@@ -92,6 +98,10 @@ pub enum Command {
     Image(ImageArgs),
     /// Remove images from this machine
     Rmi(RmiArgs),
+    /// Wait until a condition of an object holds, or the object is gone
+    Wait(WaitForArgs),
+    /// Work with the data of volumes
+    Volume(VolumeArgs),
     /// Print the custom resource definitions for a Kubernetes API server
     Crds,
     /// Print the version of this program and of the agent
@@ -143,7 +153,7 @@ pub enum Output {
     Json,
     /// YAML, as the agent has it
     Yaml,
-    /// Names only, as `container.stower.dev/NAME`
+    /// Names only, as `container.stower.dev/NAME` or `secret/NAME`
     Name,
 }
 
@@ -159,10 +169,10 @@ pub enum DataOutput {
 /// `stower get`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  stower get\n  stower get web -o yaml\n  stower get containers -A -l app=web -o wide\n  stower get -w"
+    after_help = "Examples:\n  stower get\n  stower get web -o yaml\n  stower get containers,volumes -A -l app=web -o wide\n  stower get -w"
 )]
 pub struct GetArgs {
-    /// A kind (containers, ctr), names, or KIND/NAME; all containers by default
+    /// Kinds (containers, volumes, datacontainers, configmaps, secrets, all), names, or KIND/NAME; all containers by default
     #[arg(value_name = "KIND|NAME|KIND/NAME")]
     pub targets: Vec<String>,
     /// How to print: wide, json, yaml or name
@@ -316,7 +326,7 @@ pub struct ApplyArgs {
     pub timeout: String,
 }
 
-/// Which containers a verb is about.
+/// Which objects a verb is about.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Selection {
     /// Names, or KIND/NAME

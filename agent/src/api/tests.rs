@@ -186,12 +186,14 @@ impl Backend for Memory {
             }
             let name = object["metadata"]["name"].as_str().unwrap().to_owned();
             let view = self.view();
-            let outcome = match view.objects.get(&key(&name)) {
+            let kind = object["kind"].as_str().and_then(|kind| kind.parse().ok()).unwrap_or(Kind::Container);
+            let key = ObjectKey { kind, ..key(&name) };
+            let outcome = match view.objects.get(&key) {
                 None => Outcome::Created,
                 Some(before) if before.object["spec"] == object["spec"] => Outcome::Unchanged,
                 Some(_) => Outcome::Configured,
             };
-            let mut object = ObjectView { object, ..container(&name, view.resource_version + 1) };
+            let mut object = ObjectView { object, key, ..container(&name, view.resource_version + 1) };
             object.object["metadata"]["uid"] = format!("uid-{name}").into();
             if !dry_run {
                 self.set(object.clone());
@@ -355,4 +357,5 @@ async fn raw(socket: &std::path::Path, request: &str) -> String {
 mod archives;
 mod bounds;
 mod changes;
+mod kinds;
 mod reads;

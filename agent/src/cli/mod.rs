@@ -41,7 +41,9 @@ mod table;
 mod target;
 mod validate;
 mod version;
+mod volume;
 mod wait;
+mod wait_for;
 
 use std::{io::Write, process::ExitCode};
 
@@ -101,6 +103,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Pull(args) => pull::run(&context, &args).await,
             Command::Rmi(args) => rmi::run(&context, &args).await,
             Command::Version(args) => version::run(&context, &args).await,
+            Command::Volume(args) => volume::run(&context, &args).await,
+            Command::Wait(args) => wait_for::run(&context, &args).await,
             Command::Image(args) => match args.command {
                 ImageCommand::Import(args) => import::run(&context, &args).await,
                 ImageCommand::Ls(args) => images::run(&context, &args).await,

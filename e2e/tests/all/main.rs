@@ -10,6 +10,7 @@ mod harness;
 mod holds;
 mod images;
 mod isolation;
+mod kinds;
 mod logs;
 mod observability;
 mod restarts;
