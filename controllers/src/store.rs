@@ -19,7 +19,7 @@ use crate::{
     container::Decision,
     desired::{Declared, Desired, SourceId},
     image::{ImageNeed, image_need},
-    observed::{CgroupState, Failure, ImageDigest, Observed, ObservedImage, ProcessState},
+    observed::{CgroupState, Failure, FailureReason, ImageDigest, Observed, ObservedImage, ProcessState},
     plan::Note,
     record::{Record, RecordState, Records},
     resolve::{Problem, normal, sentence},
@@ -522,8 +522,10 @@ impl<'a, 'f, S> Planner<'a, 'f, S> {
 
     /// Its stores could not be made: what is there by their names is not its own, as with another driver.
     fn was_refused(&self) -> bool {
-        let failed = self.seen.failure.as_ref().is_some_and(|it| it.action == ActionKind::MakeStores);
-        failed && !matches!(self.seen.state, StoreState::Made { .. })
+        let refused = self.seen.failure.as_ref().is_some_and(|it| {
+            it.action == ActionKind::MakeStores && it.reason == FailureReason::CreateContainerConfigError
+        });
+        refused && !matches!(self.seen.state, StoreState::Made { .. })
     }
 
     /// The stores, where they are as this generation wants them.
