@@ -19,3 +19,4 @@ mod steady;
 mod support;
 mod survival;
 mod volumes_from;
+mod volumes_taken;
