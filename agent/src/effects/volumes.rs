@@ -70,7 +70,9 @@ impl Effects {
                 MountWhat::Store(id) => {
                     match key(id).and_then(|key| self.volumes.find(&key).map_err(|e| chain(&e))) {
                         Ok(Some(_)) => None,
-                        Ok(None) => Some(format!("the data of {id} is not there; it is made again")),
+                        Ok(None) => Some(format!(
+                            "the data of {id} is gone; put it back, or delete and declare it again to begin with none"
+                        )),
                         Err(error) => Some(format!("{id}: {error}")),
                     }
                 }
