@@ -463,6 +463,11 @@ impl World {
                         StoreId::Private { .. } => None,
                     };
                     assert_eq!(whose, Some(&name), "{action}: removes {id}");
+                    let desired = self.ledger.desired();
+                    let named = |it: &stower_crds::DataVolume| it.volume.as_deref() == Some(name.as_str());
+                    let mut data = desired.data_containers().filter(|it| it.spec.volumes.iter().any(named));
+                    let volume = matches!(id, StoreId::Volume { .. });
+                    assert!(!volume || data.next().is_none(), "{action}: a DataContainer names it");
                     self.assert_free(action, |mounted| mounted == id);
                     self.remove_store(id);
                 }
