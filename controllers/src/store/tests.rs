@@ -275,6 +275,37 @@ fn what_is_in_use_is_removed_after_its_users() {
 }
 
 #[test]
+fn a_start_in_flight_uses_what_it_is_going_to_mount() {
+    let mut stage = Stage::default();
+    stage.ready("Volume-v", json!({"driver": "local", "reclaimPolicy": "Delete"}));
+    stage.put(
+        "Container-web",
+        json!({
+            "volumes": [{"name": "v", "volume": {"name": "v"}}],
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+        }),
+    );
+    stage.take();
+    delete(&mut stage, "Volume-v");
+    stage.seen("Container-web").in_flight = Some(ActionKind::Start);
+    assert_eq!(
+        stage.says(),
+        "Volume default/v: it is in use by Container default/web and is removed when they have stopped"
+    );
+    // So do processes whose shim is gone, until they are killed.
+    let seen = stage.seen("Container-web");
+    (seen.in_flight, seen.cgroup) = (None, CgroupState::Populated);
+    seen.process = ProcessState::Lost { run: Run(1), started_at: None, exit: None };
+    assert_eq!(acts(&stage.plan_at(10_000)), [("Container-web", &Act::Kill)]);
+    // A start that left nothing uses nothing.
+    let seen = stage.seen("Container-web");
+    (seen.cgroup, seen.process) = (CgroupState::Absent, ProcessState::Absent);
+    let plan = stage.plan_at(10_000);
+    let remove = Act::RemoveStores { stores: vec![store_id("Volume-v", "")] };
+    assert_eq!(acts(&plan), [("Volume-v", &remove)]);
+}
+
+#[test]
 fn a_user_that_no_source_declares_is_one_as_well() {
     let mut stage = in_use("Delete");
     delete(&mut stage, "DataContainer-d");
