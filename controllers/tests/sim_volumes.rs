@@ -784,11 +784,11 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Not a byte of a Retained store is lost, no partial set is ever mounted, and in the end all is as declared.
     #[test]
-    fn bytes_are_kept_and_sets_are_whole(events in proptest::collection::vec(event(), 1..80)) {
+    fn bytes_are_kept_and_sets_are_whole(events in proptest::collection::vec(event(), 1..60)) {
         let mut world = World::new();
         for event in &events {
             world.happen(event);
