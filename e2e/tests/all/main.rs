@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod command_line;
+mod crashes;
 mod directory;
 mod harness;
 mod holds;
