@@ -5,11 +5,13 @@
 mod bad_input;
 mod command_line;
 mod crashes;
+mod commit;
 mod directory;
 mod harness;
 mod holds;
 mod images;
 mod isolation;
+mod kinds;
 mod logs;
 mod observability;
 mod restarts;
