@@ -9,9 +9,7 @@ use anyhow::{Context, Result, ensure};
 use stower_e2e::node::pid_of;
 use stower_e2e::{Catalog, TestNode, catalog};
 
-use crate::support::{
-    data, gone, inside, loops, mount_table, mounted_on_host, object, shell_of, volume,
-};
+use crate::support::{data, gone, inside, loops, mount_table, mounted_on_host, object, shell_of, volume};
 use crate::volumes_taken::is_foo;
 
 /// Counts its starts in every volume, and stays.

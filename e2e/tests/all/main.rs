@@ -4,8 +4,8 @@
 
 mod bad_input;
 mod command_line;
-mod crashes;
 mod commit;
+mod crashes;
 mod directory;
 mod harness;
 mod holds;
@@ -19,5 +19,6 @@ mod services;
 mod steady;
 mod support;
 mod survival;
+mod volumes;
 mod volumes_from;
 mod volumes_taken;
