@@ -5,6 +5,7 @@
 mod bad_input;
 mod command_line;
 mod commit;
+mod crashes;
 mod directory;
 mod harness;
 mod holds;
@@ -18,5 +19,6 @@ mod services;
 mod steady;
 mod support;
 mod survival;
+mod volumes;
 mod volumes_from;
 mod volumes_taken;
