@@ -16,4 +16,5 @@ mod services;
 mod steady;
 mod support;
 mod survival;
+mod values;
 mod volumes_from;

@@ -1,5 +1,7 @@
 //! Manifests and small looks that several tests share.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use stower_e2e::{Catalog, TestNode, catalog, http};
 
@@ -59,4 +61,9 @@ pub(crate) fn ready(node: &TestNode, plural: &str, name: &str) -> Result<serde_j
             conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
         Ok(is_ready.then(|| object["status"].take()))
     })
+}
+
+/// A path in a container, as the host sees it through one of its processes.
+pub(crate) fn inside(pid: u32, path: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root{path}"))
 }
