@@ -8,6 +8,7 @@ mod directory;
 mod harness;
 mod holds;
 mod images;
+mod inline;
 mod isolation;
 mod logs;
 mod observability;
