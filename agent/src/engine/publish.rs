@@ -99,7 +99,8 @@ impl Engine {
             old,
         };
         let status = container_status(&input, now);
-        let waiting = |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.waiting.clone());
+        let waiting =
+            |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.waiting.clone());
         if let Some(waits) = waiting(&status).filter(|_| !problems.is_empty())
             && old.and_then(waiting).as_ref() != Some(&waits)
         {

@@ -20,7 +20,7 @@ mod services;
 mod steady;
 mod support;
 mod survival;
-mod volumes;
 mod values;
+mod volumes;
 mod volumes_from;
 mod volumes_taken;

@@ -163,3 +163,4 @@ pub(crate) fn not_ready(node: &TestNode, plural: &str, name: &str, parts: &[&str
         ensure!(parts.iter().all(|part| message.contains(part)), "it says {message:?}: {}", object["status"]);
         Ok(Some(message.to_owned()))
     })
+}
