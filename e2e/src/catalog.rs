@@ -143,7 +143,7 @@ pub fn busybox_foreign() -> Result<Image> {
         .build(&key)
 }
 
-/// busybox with content of all sorts at `/foo` and a little at `/bar`, to fill volumes from.
+/// busybox with content of all sorts at `/foo` a little at `/bar` and 12 MiB at `/large`, to fill volumes from.
 pub fn filled() -> Result<Image> {
     let (builder, key) = filled_builder("filled")?;
     builder.config(json!({"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"]})).build(&key)
@@ -159,11 +159,13 @@ pub fn filled_volumes() -> Result<Image> {
 /// The content of [`filled`], under any name and configuration.
 pub fn filled_builder(name: &str) -> Result<(ImageBuilder, String)> {
     let (base, base_key) = base()?;
-    let top = cache::once("layers", "filled-1", |staging| {
+    let top = cache::once("layers", "filled-2", |staging| {
         let foo = staging.join("foo");
         fs::create_dir_all(foo.join("deep/inner"))?;
         fs::create_dir(staging.join("bar"))?;
         fs::write(staging.join("bar/seed"), "a seed\n")?;
+        fs::create_dir(staging.join("large"))?;
+        fs::write(staging.join("large/file"), vec![b'y'; 12 << 20])?;
         fs::write(foo.join("file"), "the content of foo\n")?;
         fs::hard_link(foo.join("file"), foo.join("hard"))?;
         symlink("file", foo.join("link"))?;
@@ -184,7 +186,7 @@ pub fn filled_builder(name: &str) -> Result<(ImageBuilder, String)> {
             .context("the cache's filesystem has to keep extended attributes: name another in STOWER_CACHE")
     })?;
     let builder = ImageBuilder::new(name).layer(&base, Compression::Gzip).layer(&top, Compression::Gzip);
-    Ok((builder, format!("{base_key}-filled-1")))
+    Ok((builder, format!("{base_key}-filled-2")))
 }
 
 /// redis-server; `PORT` tells where it listens. gzip and zstd layers.
