@@ -60,7 +60,7 @@ pub fn volume_status(
     };
     if let Some(facts) = stores(seen).first() {
         status.path = Some(facts.path.clone());
-        status.capacity = facts.capacity.and_then(|bytes| bytes.to_string().parse::<Quantity>().ok());
+        status.capacity = facts.capacity.map(Quantity::from_bytes);
         status.capacity_enforced = facts.capacity_enforced;
     }
     status.users = users.into_iter().collect();

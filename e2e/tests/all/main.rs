@@ -3,9 +3,11 @@
 //! `../../README.md` has the rules for a new one.
 
 mod bad_input;
+mod bad_volumes;
 mod command_line;
 mod commit;
 mod crashes;
+mod crowds;
 mod directory;
 mod harness;
 mod holds;
