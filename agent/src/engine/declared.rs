@@ -345,8 +345,8 @@ impl Engine {
             if changes.source {
                 let dir = self.sources.manifests.display().to_string();
                 self.node.events.add(bad_file(&dir, &format!("{dir}: {why}")));
+                tracing::warn!(why, "the manifests directory is not followed at present");
             }
-            tracing::warn!(why, "the manifests directory is not followed at present");
         }
         self.say_ready();
     }
