@@ -59,9 +59,9 @@ pub fn container_status(input: &StatusInput<'_>, now: &Now) -> ContainerStatus {
         .and_then(|launch| Some((launch.spec.image.as_str(), launch.image.as_ref()?)))
         .or_else(|| record.image.as_ref().map(|image| (image.reference.as_str(), &image.digest)));
     status.image = image.map(|(reference, digest)| format!("{}@{digest}", repository(reference)));
-    let runs = matches!(input.observed.process, ProcessState::Running { .. });
-    status.mounts =
-        record.launch.as_ref().filter(|_| runs).map_or_else(Vec::new, |launch| launch.mounts.clone());
+    // Those of the last run stay told after its end.
+    let ran = record.launch.as_ref().filter(|launch| launch.stage == LaunchStage::Started);
+    status.mounts = ran.map_or_else(Vec::new, |launch| launch.mounts.clone());
     let told = tell(input, record, now);
     if let Some((phase, state)) = &told.state {
         let ended =

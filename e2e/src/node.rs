@@ -40,6 +40,8 @@ pub fn binary() -> Result<PathBuf> {
 #[derive(Debug, Default)]
 pub struct NodeBuilder {
     args: Vec<String>,
+    env: Vec<(String, String)>,
+    through: Vec<String>,
     no_registry: bool,
 }
 
@@ -47,6 +49,18 @@ impl NodeBuilder {
     /// Adds arguments to `stower agent`.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Sets a variable of the agent's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the agent by a program that becomes it, with `words` before the agent's own command line.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -73,6 +87,8 @@ impl NodeBuilder {
             log: folder.path().join("agent.log"),
             binary: binary()?,
             args: self.args,
+            env: self.env,
+            through: self.through,
             agent: Mutex::new(None),
             folder,
         };
@@ -103,6 +119,8 @@ pub struct TestNode {
     pub log: PathBuf,
     binary: PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
+    through: Vec<String>,
     agent: Mutex<Option<Child>>,
     folder: TempDir,
 }
@@ -125,7 +143,15 @@ impl TestNode {
 
     /// The command that starts the agent.
     pub fn agent_command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.through.split_first() {
+            None => Command::new(&self.binary),
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.binary);
+                command
+            }
+        };
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("agent").arg("--manifests").arg(&self.manifests).arg("--data-root").arg(&self.data);
         command.arg("--run-root").arg(&self.run).arg("--socket").arg(&self.socket);
         command.args(["--config", "/dev/null"]).args(&self.args).stdin(Stdio::null());

@@ -167,7 +167,7 @@ pub(crate) fn drop_bounding(keep: u64) -> Result<(), Failure> {
 /// Sets permitted, effective, inheritable and ambient of this thread.
 pub(crate) fn apply(sets: &CapSets) -> Result<(), Failure> {
     set(sets.permitted, sets.effective, sets.inheritable).map_err(|e| {
-        let missing = sets.permitted & !own_permitted();
+        let missing = sets.permitted & !own();
         if missing != 0 {
             return Failure::new(
                 "capabilities",
@@ -190,11 +190,13 @@ pub(crate) fn apply(sets: &CapSets) -> Result<(), Failure> {
 
 /// All that is permitted becomes effective again, after a change of user that kept the capabilities.
 pub(crate) fn raise_effective() -> io::Result<()> {
-    let permitted = own_permitted();
+    let permitted = own();
     set(permitted, permitted, 0)
 }
 
-fn own_permitted() -> u64 {
+/// The mask of what this process may have; nothing that it starts can have more.
+#[must_use]
+pub fn own() -> u64 {
     rustix::thread::capabilities(None).map_or(0, |own| own.permitted.bits())
 }
 

@@ -254,6 +254,7 @@ impl Effects {
             files: run_dir,
             host_devices: if privileged { devices::all() } else { Vec::new() },
             devices: declared_devices,
+            own_caps: stower_runtime::caps::own(),
             host_name: &node.nodename().to_string_lossy(),
         };
         let built = spec::build(&input)

@@ -10,10 +10,12 @@ fn mask<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<u64, SpecError> 
 }
 
 /// The mask of the usual set, less `drop`, with `add`; `ALL` in either means every one. A name in both is added, as in
-/// Kubernetes.
-pub(super) fn resolve(declared: Option<&Capabilities>, privileged: bool) -> Result<u64, SpecError> {
+/// Kubernetes. Who asks for all of them gets those that the agent has (`own`), as with containerd: on a nested or hosted
+/// machine some are often missing. One that is asked for by name is never left out.
+pub(super) fn resolve(declared: Option<&Capabilities>, privileged: bool, own: u64) -> Result<u64, SpecError> {
+    let all = mask(["ALL"])? & own;
     if privileged {
-        return mask(["ALL"]);
+        return Ok(all);
     }
     let Some(declared) = declared else { return Ok(caps::DEFAULT) };
     let is_all = |name: &&String| name.eq_ignore_ascii_case("ALL");
@@ -26,7 +28,7 @@ pub(super) fn resolve(declared: Option<&Capabilities>, privileged: bool) -> Resu
     let start =
         match (declared.add.iter().any(|name| is_all(&name)), declared.drop.iter().any(|name| is_all(&name)))
         {
-            (true, _) => mask(["ALL"])?,
+            (true, _) => all,
             (false, true) => 0,
             (false, false) => caps::DEFAULT,
         };

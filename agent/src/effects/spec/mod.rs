@@ -37,6 +37,8 @@ pub(crate) struct Input<'a> {
     pub host_devices: Vec<LinuxDevice>,
     /// The devices that the spec asks for, looked up on the host.
     pub devices: Vec<LinuxDevice>,
+    /// The capabilities that the agent itself has, one bit each.
+    pub own_caps: u64,
     /// The machine's own host name, for a container in its network.
     pub host_name: &'a str,
 }
@@ -91,7 +93,7 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Built, SpecError> {
     let env = environment(input);
     let args = command(input, &env)?;
     let user = user(input)?;
-    let caps = caps::resolve(security.capabilities.as_ref(), privileged)?;
+    let caps = caps::resolve(security.capabilities.as_ref(), privileged, input.own_caps)?;
     let host_name =
         spec.hostname.as_deref().unwrap_or(if spec.host_network { input.host_name } else { input.name });
 

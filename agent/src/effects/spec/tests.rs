@@ -46,6 +46,7 @@ fn made(spec: &ContainerSpec, image: &ImageConfig) -> Result<Built, SpecError> {
         files: Path::new("/run/files"),
         host_devices: Vec::new(),
         devices: Vec::new(),
+        own_caps: u64::MAX,
         host_name: "machine",
     })
 }
@@ -111,14 +112,20 @@ fn who_it_runs_as_comes_from_the_spec_and_then_the_image() {
 fn capabilities_are_the_usual_ones_less_drop_with_add() {
     let caps = |json| {
         let declared: stower_crds::Capabilities = serde_json::from_value(json).unwrap();
-        caps::resolve(Some(&declared), false)
+        caps::resolve(Some(&declared), false, u64::MAX)
     };
     assert_eq!(caps(serde_json::json!({})).unwrap(), 0xa804_25fb, "Docker's default set");
     assert_eq!(caps(serde_json::json!({"drop": ["ALL"], "add": ["net_admin"]})).unwrap(), 1 << 12);
     assert_eq!(caps(serde_json::json!({"drop": ["CAP_CHOWN"]})).unwrap(), 0xa804_25fa);
     assert_eq!(caps(serde_json::json!({"add": ["ALL"], "drop": ["SYS_ADMIN"]})).unwrap().count_ones(), 40);
     assert_eq!(caps(serde_json::json!({"add": ["FLY"]})), Err(SpecError::Capability("FLY".into())));
-    assert_eq!(caps::resolve(None, true).unwrap().count_ones(), 41);
+    assert_eq!(caps::resolve(None, true, u64::MAX).unwrap().count_ones(), 41);
+    // All are those that the agent has; one by name stays, and the start fails.
+    let few = !(1 << 24);
+    assert_eq!(caps::resolve(None, true, few).unwrap().count_ones(), 40);
+    let named: stower_crds::Capabilities =
+        serde_json::from_value(serde_json::json!({"add": ["ALL", "SYS_RESOURCE"]})).unwrap();
+    assert_eq!(caps::resolve(Some(&named), false, few).unwrap().count_ones(), 41);
 }
 
 #[test]
