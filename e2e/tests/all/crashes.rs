@@ -122,8 +122,8 @@ fn story(doom: Doom) -> Result<usize> {
     };
     let img = |capacity: &str| volume("img", &format!("{{capacity: {capacity}, reclaimPolicy: Delete}}"));
 
-    let foo = format!("{{image: '{image}', reclaimPolicy: Delete, volumes: [{{mountPath: /foo}}]}}");
-    write(&story, "foo.yaml", &data("data-foo", &foo))?;
+    let first = format!("{{image: '{image}', reclaimPolicy: Delete, volumes: [{{mountPath: /foo}}]}}");
+    write(&story, "foo.yaml", &data("data-foo", &first))?;
     write(&story, "consumer.yaml", &consumer("one")?)?;
     story.until("the consumer to wait for data-bar", |node| {
         let item = node.container("consumer")?.context("not there yet")?;
@@ -136,10 +136,10 @@ fn story(doom: Doom) -> Result<usize> {
 
     write(&story, "img.yaml", &img("8Mi"))?;
     write(&story, "mem.yaml", &volume("mem", "{driver: tmpfs, capacity: 1Mi, reclaimPolicy: Delete}"))?;
-    let bar = format!(
+    let second = format!(
         "{{image: '{image}', volumes: [{{mountPath: /bar, volume: img}}, {{mountPath: /mem, volume: mem}}]}}"
     );
-    write(&story, "bar.yaml", &data("data-bar", &bar))?;
+    write(&story, "bar.yaml", &data("data-bar", &second))?;
     let pid = story.until_running(None)?;
     story.is_whole(pid, 1, 1)?;
 

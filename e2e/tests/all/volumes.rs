@@ -548,3 +548,108 @@ fn volumes_are_listed_with_their_status() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn declared_again_while_it_ends_a_volume_begins_anew_with_what_was_retained() -> Result<()> {
+    for (policy, kept) in [("Delete", false), ("Retain", true)] {
+        let node = TestNode::start()?;
+        let manifest = volume("vol", &format!("{{reclaimPolicy: {policy}}}"));
+        node.write("v.yaml", &manifest)?;
+        node.write("a.yaml", &idle("a", &mounts_of_volumes(&["vol"]))?)?;
+        let pid = node.wait_running("a")?;
+        fs::write(inside(pid, "/vol/file"), "bytes")?;
+        let uid = |object: &Value| object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let before = uid(&object(&node, "volumes", "vol")?.context("gone")?);
+        node.remove("v.yaml")?;
+        node.wait("it to end", || {
+            let object = object(&node, "volumes", "vol")?.context("it is gone")?;
+            Ok(object["metadata"]["deletionTimestamp"].is_string().then_some(()))
+        })?;
+        node.write("v.yaml", &manifest)?;
+        // Another file is taken later, so that one was.
+        node.write("later.yaml", &volume("later", "{}"))?;
+        ready(&node, "volumes", "later")?;
+        ensure!(
+            node.wait_running("a")? == pid && inside(pid, "/vol/file").exists(),
+            "{policy}: it was disturbed"
+        );
+        process::kill9(pid)?;
+        let pid = node.wait_restarted("a", pid)?;
+        let now = object(&node, "volumes", "vol")?.context("gone")?;
+        ensure!(uid(&now) != before, "{policy}: the one that was removed came back: {now}");
+        ensure!(inside(pid, "/vol/file").exists() == kept, "{policy}: kept is not {kept}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_path_that_is_added_to_a_data_container_is_there_at_the_next_start() -> Result<()> {
+    let node = TestNode::start()?;
+    let image = Catalog::get()?.reference(catalog::filled)?;
+    let manifest = |volumes: &str| data("dat", &format!("{{image: '{image}', volumes: [{volumes}]}}"));
+    node.write("d.yaml", &manifest("{mountPath: /bar}"))?;
+    node.write("a.yaml", &idle("a", "  volumesFrom: [{name: dat}]\n")?)?;
+    let pid = node.wait_running("a")?;
+    fs::remove_file(inside(pid, "/bar/seed"))?;
+    fs::write(inside(pid, "/bar/mine"), "mine")?;
+    node.write("d.yaml", &manifest("{mountPath: /foo}, {mountPath: /bar}"))?;
+    node.wait("both to be told", || {
+        let status = ready(&node, "datacontainers", "dat")?;
+        let volumes = status["volumes"].as_array().cloned().unwrap_or_default();
+        Ok((volumes.len() == 2 && volumes.iter().all(|it| it["path"].is_string())).then_some(()))
+    })?;
+    ensure!(
+        node.wait_running("a")? == pid && !inside(pid, "/foo").exists(),
+        "a running container was disturbed"
+    );
+    node.ok(["restart", "a"])?;
+    let pid = node.wait_restarted("a", pid)?;
+    crate::volumes_taken::is_foo(&inside(pid, "/foo"), &[])?;
+    ensure!(
+        inside(pid, "/bar/mine").exists() && !inside(pid, "/bar/seed").exists(),
+        "what was filled was filled again"
+    );
+    // What is taken away from it is not mounted any more, and not lost.
+    node.write("d.yaml", &manifest("{mountPath: /foo}"))?;
+    node.wait("one to be told", || {
+        let status = ready(&node, "datacontainers", "dat")?;
+        Ok((status["volumes"].as_array().map(Vec::len) == Some(1)).then_some(()))
+    })?;
+    node.ok(["restart", "a"])?;
+    let pid = node.wait_restarted("a", pid)?;
+    ensure!(!inside(pid, "/bar/mine").exists(), "it is still mounted");
+    node.write("d.yaml", &manifest("{mountPath: /bar}"))?;
+    node.wait("the other to be told", || {
+        let status = ready(&node, "datacontainers", "dat")?;
+        Ok((status["volumes"][0]["mountPath"] == "/bar").then_some(()))
+    })?;
+    node.ok(["restart", "a"])?;
+    let pid = node.wait_restarted("a", pid)?;
+    ensure!(fs::read_to_string(inside(pid, "/bar/mine"))? == "mine");
+    Ok(())
+}
+
+#[test]
+fn data_that_somebody_took_away_are_missed_and_taken_again_when_they_are_back() -> Result<()> {
+    let node = TestNode::start()?;
+    node.write("v.yaml", &volume("vol", "{}"))?;
+    node.write("a.yaml", &idle("a", &mounts_of_volumes(&["vol"]))?)?;
+    let pid = node.wait_running("a")?;
+    fs::write(inside(pid, "/vol/file"), "bytes")?;
+    let folder = place(&node, "vol")?.parent().context("no parent")?.to_owned();
+    let away = node.folder().join("away");
+    node.ok(["stop", "a"])?;
+    node.wait_container("a", "stopped", |item| !item["status"]["state"]["running"].is_object())?;
+    fs::rename(&folder, &away)?;
+    node.ok(["start", "a"])?;
+    let item = node.wait_container("a", "waiting for its data", |item| {
+        item["status"]["state"]["waiting"]["message"]
+            .as_str()
+            .is_some_and(|it| it.contains("Volume default/vol is not there"))
+    })?;
+    ensure!(!folder.join("data").exists(), "an empty volume took its place: {}", item["status"]);
+    fs::rename(&away, &folder)?;
+    let pid = node.wait_running("a")?;
+    ensure!(fs::read_to_string(inside(pid, "/vol/file"))? == "bytes");
+    Ok(())
+}
