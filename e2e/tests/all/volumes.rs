@@ -645,7 +645,7 @@ fn data_that_somebody_took_away_are_missed_and_taken_again_when_they_are_back() 
     let item = node.wait_container("a", "waiting for its data", |item| {
         item["status"]["state"]["waiting"]["message"]
             .as_str()
-            .is_some_and(|it| it.contains("Volume default/vol is not there"))
+            .is_some_and(|it| it.contains("Volume default/vol is gone; put it back"))
     })?;
     ensure!(!folder.join("data").exists(), "an empty volume took its place: {}", item["status"]);
     fs::rename(&away, &folder)?;
