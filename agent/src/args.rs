@@ -1,8 +1,14 @@
 //! The command line as clap sees it: names, flags and defaults only. What a verb does is in [`crate::cli`].
 
+mod storage;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+pub use self::storage::{
+    VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs, WaitForArgs,
+};
 
 /// The socket of an agent that was not told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/stower/stower.sock";
@@ -55,16 +61,22 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Run the agent: keep this machine as its manifests declare
     Agent(AgentArgs),
-    /// Show containers
+    /// Show containers, data containers, volumes, config maps and secrets
     #[command(visible_aliases = ["ps"])]
     Get(GetArgs),
-    /// Show one container in full: what is declared, what it does, what happened to it
+    /// Show an object in full: what is declared, what it does, what happened to it
     Describe(DescribeArgs),
     /// Print what a container wrote
     Logs(LogsArgs),
+    /// Show what a container has changed in its root filesystem
+    Diff(DiffArgs),
+    /// Make an image of what a container has changed
+    Commit(CommitArgs),
+    /// Write a container's root filesystem as a tar archive
+    Export(ExportArgs),
     /// Declare the objects in files, directories or standard input
     Apply(ApplyArgs),
-    /// Remove containers that were declared with `apply`
+    /// Remove objects that were declared with `apply`
     Delete(DeleteArgs),
     /// Stop containers and hold them stopped until `start`
     Stop(StopArgs),
@@ -86,6 +98,10 @@ pub enum Command {
     Image(ImageArgs),
     /// Remove images from this machine
     Rmi(RmiArgs),
+    /// Wait until a condition of an object holds, or the object is gone
+    Wait(WaitForArgs),
+    /// Work with the data of volumes
+    Volume(VolumeArgs),
     /// Print the custom resource definitions for a Kubernetes API server
     Crds,
     /// Print the version of this program and of the agent
@@ -137,7 +153,7 @@ pub enum Output {
     Json,
     /// YAML, as the agent has it
     Yaml,
-    /// Names only, as `container.stower.dev/NAME`
+    /// Names only, as `container.stower.dev/NAME` or `secret/NAME`
     Name,
 }
 
@@ -153,10 +169,10 @@ pub enum DataOutput {
 /// `stower get`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  stower get\n  stower get web -o yaml\n  stower get containers -A -l app=web -o wide\n  stower get -w"
+    after_help = "Examples:\n  stower get\n  stower get web -o yaml\n  stower get containers,volumes -A -l app=web -o wide\n  stower get -w"
 )]
 pub struct GetArgs {
-    /// A kind (containers, ctr), names, or KIND/NAME; all containers by default
+    /// Kinds (containers, volumes, datacontainers, configmaps, secrets, all), names, or KIND/NAME; all containers by default
     #[arg(value_name = "KIND|NAME|KIND/NAME")]
     pub targets: Vec<String>,
     /// How to print: wide, json, yaml or name
@@ -224,6 +240,56 @@ pub struct LogsArgs {
     pub limit_bytes: Option<u64>,
 }
 
+/// `stower diff`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each line is A (added), C (changed) or D (deleted) and a path. A directory on the way to a change is\nchanged too; what was in a deleted one is not told.\n\nExamples:\n  stower diff web\n  stower diff web | grep '^D'"
+)]
+pub struct DiffArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+}
+
+/// `stower commit`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The new image is the one that the container was started from, with its changes as one more layer; volumes\nare not part of it. Prints the digest of the new image.\n\nExamples:\n  stower commit web example.org/web:fixed -m 'a fix'\n  stower commit web example.org/web:debug -c 'CMD [\"sleep\", \"1d\"]' -c 'ENV DEBUG=1'\n  stower commit --pause=false web"
+)]
+pub struct CommitArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+    /// The name of the image; without one it is known by its digest
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub reference: Option<String>,
+    /// Who made it, as in `Jo <jo@example.org>`
+    #[arg(short, long)]
+    pub author: Option<String>,
+    /// What for
+    #[arg(short, long)]
+    pub message: Option<String>,
+    /// A change to the image's configuration, as in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD,
+    /// STOPSIGNAL, USER, VOLUME or WORKDIR; may be repeated
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// Let the container stand still while it is read
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true",
+          require_equals = true, action = ArgAction::Set)]
+    pub pause: bool,
+}
+
+/// `stower export`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Volumes are not part of it, and the container goes on meanwhile.\n\nExamples:\n  stower export web -o web.tar\n  stower export web | tar -t"
+)]
+pub struct ExportArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+    /// The file to write, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
 /// Whether anything is really changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum DryRun {
@@ -260,7 +326,7 @@ pub struct ApplyArgs {
     pub timeout: String,
 }
 
-/// Which containers a verb is about.
+/// Which objects a verb is about.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Selection {
     /// Names, or KIND/NAME
@@ -428,6 +494,8 @@ pub enum ImageCommand {
     Ls(ImagesArgs),
     /// Fetch images from their registry
     Pull(PullArgs),
+    /// Write images as one archive, which `image import` and `docker load` read
+    Save(SaveArgs),
     /// Remove images from this machine
     Rm(RmiArgs),
 }
@@ -440,6 +508,20 @@ pub struct ImportArgs {
     /// The reference to know it by, instead of those it brings along
     #[arg(value_name = "IMAGE")]
     pub name: Option<String>,
+}
+
+/// `stower image save`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stower image save nginx:1.29 -o nginx.tar\n  stower image save app:1 app:2 | ssh other 'cat > apps.tar'"
+)]
+pub struct SaveArgs {
+    /// Image references or digests
+    #[arg(value_name = "IMAGE", required = true)]
+    pub references: Vec<String>,
+    /// The file to write, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `stower rmi`.

@@ -24,6 +24,7 @@ mod memory;
 mod metrics;
 pub mod node;
 mod paths;
+pub mod rootfs;
 pub mod run;
 mod source;
 mod time;

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::Value;
 use stower_crds::ObjectKey;
+use stower_runtime::cgroup::Cgroups;
 use stower_storage::{Digest, ImageName, PullRequest, Reference, RemoveError, Storage, Volumes};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -15,6 +16,7 @@ use crate::{
     events::{EventLog, EventView},
     metrics::Metrics,
     paths::Paths,
+    rootfs::Frozen,
     volumedata::{VolumeData, VolumeView},
 };
 
@@ -289,6 +291,8 @@ pub struct Node {
     pub(crate) storage: Storage,
     /// The store of volumes.
     pub(crate) volumes: Arc<VolumeData>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) frozen: Arc<Frozen>,
     pub(crate) paths: Paths,
     pub(crate) requests: mpsc::Sender<Request>,
 }
@@ -303,6 +307,7 @@ impl Node {
     pub(crate) fn new(
         storage: Storage,
         volumes: Arc<Volumes>,
+        cgroups: Cgroups,
         paths: Paths,
         metrics: Metrics,
         resource_version: u64,
@@ -322,6 +327,8 @@ impl Node {
             metrics,
             storage,
             volumes: Arc::new(VolumeData::new(volumes)),
+            cgroups,
+            frozen: Arc::default(),
             paths,
             requests,
         }
@@ -549,7 +556,7 @@ impl Node {
         )))
     }
 
-    fn reference(&self, text: &str) -> Result<Reference, ApiError> {
+    pub(crate) fn reference(&self, text: &str) -> Result<Reference, ApiError> {
         self.storage.reference(text).map_err(|error| ApiError::invalid(chain(&error)))
     }
 

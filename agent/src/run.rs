@@ -43,6 +43,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         &instance,
         config.cgroup_parent.as_deref().map(std::path::Path::new),
     )?;
+    crate::rootfs::thaw_all(&cgroups);
     let runtime = stower_runtime::start::Runtime::new()?;
     let bin = paths.data.join("bin");
     let programs = files::install_programs(&bin)
@@ -54,7 +55,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let effects = Effects::new(
         storage.clone(),
         Arc::clone(&volumes),
-        cgroups,
+        cgroups.clone(),
         runtime,
         programs,
         config.clone(),
@@ -62,8 +63,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         told,
     );
     let (requests, asked) = mpsc::channel(64);
-    let node =
-        Arc::new(Node::new(storage, volumes, paths.clone(), metrics, first_version(&paths.data)?, requests));
+    let version = first_version(&paths.data)?;
+    let node = Arc::new(Node::new(storage, volumes, cgroups, paths.clone(), metrics, version, requests));
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
     let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
     engine.observe();

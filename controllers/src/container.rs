@@ -18,7 +18,7 @@ use crate::{
     },
     plan::Note,
     record::{EndCause, Ended, Launch, LaunchStage, Record, RecordState},
-    resolve::{Resolved, ResolvedMount, resolve, sentence},
+    resolve::{Resolved, ResolvedMount, reachable, resolve, sentence},
     restart::{Verdict, retry_delay, verdict},
     store::{Facts, list},
     time::{Mono, Now},
@@ -85,6 +85,11 @@ pub(crate) fn plan_container(
             let mut record =
                 old.cloned().unwrap_or_else(|| Record::new(declared.uid.clone(), declared.key.clone()));
             account(&mut record, declared, planner.observed, now);
+            // It runs, and nobody remembers with what: what it names is not taken from under it.
+            let remembered = old.and_then(|old| old.launch.as_ref()).map(|launch| launch.run);
+            if let Some(launch) = record.launch.as_mut().filter(|launch| Some(launch.run) != remembered) {
+                launch.uses = reachable(declared, desired);
+            }
             planner.keep(declared, &mut record);
             if old.map_or_else(
                 || record != Record::new(declared.uid.clone(), declared.key.clone()),
@@ -170,8 +175,12 @@ struct Planner<'a, 'f> {
 
 impl Planner<'_, '_> {
     fn note(&mut self, message: impl Into<String>) {
+        let message = match self.decision.note.take() {
+            Some(note) => format!("{}; {}", note.message, message.into()),
+            None => message.into(),
+        };
         let (uid, key) = (self.uid.clone(), self.key.clone());
-        self.decision.note = Some(Note { uid, key, message: message.into() });
+        self.decision.note = Some(Note { uid, key, message });
     }
 
     fn act(&mut self, act: Act, why: Why) {
@@ -217,8 +226,7 @@ impl Planner<'_, '_> {
         if !self.ended_for_good() {
             return;
         }
-        let users: Vec<ObjectKey> =
-            self.facts.uses.of(self.uid).filter_map(|uid| self.facts.desired.key_of(uid).cloned()).collect();
+        let users = self.facts.uses.names(self.uid, self.facts.desired);
         if !users.is_empty() {
             self.note(format!(
                 "its volumes are in use by {} and are removed when they have stopped",
@@ -267,10 +275,11 @@ impl Planner<'_, '_> {
                 return;
             } else {
                 // What runs is not ended for something that cannot be started.
-                match self.image(declared, record, true).and_then(|_| self.resolve(declared)) {
-                    Some(_) => Why::Replaced(changes),
-                    None => return,
+                let (image, resolved) = (self.image(declared, record, true), self.resolve(declared));
+                if image.is_none() || resolved.is_none() {
+                    return;
                 }
+                Why::Replaced(changes)
             };
             let (grace, signal) =
                 (seconds(declared.spec.termination_grace_period_seconds), declared.spec.stop_signal);

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, fmt};
 use stower_crds::{ObjectKey, Uid};
 
 use crate::{
-    action::{Act, Action, ActionKind, Why},
+    action::{Act, Action, ActionKind, StorageMode, Why},
     container::{Decision, plan_container},
     desired::{AnyDeclared, Declared, Desired, Values},
     observed::Observed,
-    record::{Record, Records},
+    record::{Record, RecordState, Records},
     store::{Facts, Uses, plan_data, plan_volume},
     time::{Mono, Now},
 };
@@ -112,12 +112,42 @@ pub fn plan_some<'a>(
     let in_flight = if starts.is_empty() { 0 } else { observed.starts_in_flight() };
     let left = StartBudget { limit, in_flight }.left();
     starts.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-    for (index, (_, _, uid, decision)) in starts.into_iter().enumerate() {
-        let decision = if index < left { decision } else { decide(uid, false) };
-        plan.add(uid, decision);
+    // Storage that is begun anew is not taken from meanwhile: it would be gone from under who takes it.
+    let renewed: BTreeSet<&Uid> =
+        starts.iter().filter(|(.., decision)| begins_anew(decision)).map(|(_, _, uid, _)| *uid).collect();
+    let mut begun = 0;
+    for (_, _, uid, decision) in starts {
+        let waits = used(&decision).any(|used| renewed.contains(used) || is_renewed(used, observed, records));
+        if begun < left && !waits {
+            begun += 1;
+            plan.add(uid, decision);
+        } else {
+            plan.add(uid, decide(uid, false));
+        }
     }
     plan.actions.sort_by_key(|action| order(action.act.kind()));
     plan
+}
+
+/// Whose storage a start that was decided would mount.
+fn used(decision: &Decision) -> impl Iterator<Item = &Uid> {
+    let resolved = decision.action.as_ref().and_then(|action| match &action.act {
+        Act::Start { resolved, .. } => Some(resolved),
+        _ => None,
+    });
+    resolved.into_iter().flat_map(|resolved| &resolved.uses)
+}
+
+fn begins_anew(decision: &Decision) -> bool {
+    let act = decision.action.as_ref().map(|action| &action.act);
+    matches!(act, Some(Act::Start { storage: StorageMode::New, .. }))
+}
+
+/// Whether a start that may begin storage anew is in flight.
+fn is_renewed(uid: &Uid, observed: &Observed, records: &Records) -> bool {
+    let starts = observed.containers.get(uid).and_then(|seen| seen.in_flight) == Some(ActionKind::Start);
+    let renew = records.get(uid).and_then(RecordState::known).is_none_or(|record| record.renew);
+    starts && renew
 }
 
 /// Values have nothing on the machine: they are only forgotten.

@@ -211,8 +211,9 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
 fn dependencies(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
     let gravest = input.problems.iter().map(|problem| problem.kind).max().unwrap_or(ProblemKind::Missing);
     let mut message = sentence(input.problems);
-    let failed = matches!(input.observed.image.state, ImageState::Failed { .. });
-    if let Some(image) = image_trouble(input, record, now).filter(|_| failed) {
+    // That it is on its way is nothing that is missing.
+    let image = image_trouble(input, record, now);
+    if let Some(image) = image.filter(|told| told.ready.1 != Reason::ContainerCreating) {
         message = format!("{message}; {}", image.ready.2);
     }
     Told::waiting(Phase::Pending, gravest.reason(), message)

@@ -17,12 +17,12 @@ use stower_crds::{
 use crate::{
     action::{Act, Action, ActionKind, Why},
     container::Decision,
-    desired::{Declared, Desired},
+    desired::{Declared, Desired, SourceId},
     image::{ImageNeed, image_need},
-    observed::{CgroupState, Failure, ImageDigest, ImageState, Observed, ObservedImage, ProcessState},
+    observed::{CgroupState, Failure, FailureReason, ImageDigest, Observed, ObservedImage, ProcessState},
     plan::Note,
     record::{Record, RecordState, Records},
-    resolve::normal,
+    resolve::{Problem, normal, sentence},
     restart::retry_delay,
     time::Now,
 };
@@ -174,7 +174,15 @@ pub enum StoreState {
 pub struct Uses<'a> {
     observed: &'a Observed,
     records: &'a Records,
-    found: OnceCell<BTreeMap<&'a Uid, BTreeSet<&'a Uid>>>,
+    found: OnceCell<Found<'a>>,
+}
+
+#[derive(Debug, Default)]
+struct Found<'a> {
+    /// By what is used.
+    users: BTreeMap<&'a Uid, BTreeSet<&'a Uid>>,
+    /// Those of whom nobody can tell what they use.
+    of_anything: BTreeSet<&'a Uid>,
 }
 
 impl<'a> Uses<'a> {
@@ -183,22 +191,47 @@ impl<'a> Uses<'a> {
         Self { observed, records, found: OnceCell::new() }
     }
 
-    /// The containers that have storage of an object mounted, or may have.
-    pub fn of(&self, uid: &Uid) -> impl Iterator<Item = &'a Uid> + '_ {
-        let found = self.found.get_or_init(|| {
-            let mut found: BTreeMap<&Uid, BTreeSet<&Uid>> = BTreeMap::new();
-            for (user, record) in self.records {
-                let RecordState::Known(Record { launch: Some(launch), .. }) = record else { continue };
-                if launch.uses.is_empty() || !may_run(self.observed, user) {
-                    continue;
+    /// The other containers that have storage of an object mounted, or may have.
+    pub fn of<'s>(&'s self, uid: &'s Uid) -> impl Iterator<Item = &'a Uid> + use<'s, 'a> {
+        let found = self.found.get_or_init(|| self.find());
+        let users = found.users.get(uid).into_iter().flatten().copied();
+        users.chain(found.of_anything.iter().copied().filter(move |user| *user != uid))
+    }
+
+    fn find(&self) -> Found<'a> {
+        let mut found = Found::default();
+        for (user, state) in self.records {
+            match state {
+                RecordState::Known(Record { launch: Some(launch), .. }) => {
+                    if !launch.uses.is_empty() && may_run(self.observed, user) {
+                        for used in &launch.uses {
+                            found.users.entry(used).or_default().insert(user);
+                        }
+                    }
                 }
-                for used in &launch.uses {
-                    found.entry(used).or_default().insert(user);
+                RecordState::Known(_) => {}
+                RecordState::Unknown { .. } => {
+                    if may_run(self.observed, user) {
+                        found.of_anything.insert(user);
+                    }
                 }
             }
-            found
+        }
+        let unremembered = self.observed.containers.iter().filter(|(user, seen)| {
+            matches!(seen.process, ProcessState::Running { .. }) && !self.records.contains_key(*user)
         });
-        found.get(uid).into_iter().flatten().copied()
+        found.of_anything.extend(unremembered.map(|(user, _)| user));
+        found
+    }
+
+    /// [`Uses::of`], for people: also those that no source declares any more.
+    pub(crate) fn names(&self, uid: &Uid, desired: &Desired) -> BTreeSet<String> {
+        let name = |user: &Uid| match (desired.key_of(user), self.records.get(user)) {
+            (Some(key), _) => key.to_string(),
+            (None, Some(RecordState::Known(record))) => record.key.to_string(),
+            (None, _) => format!("the container with UID {user}"),
+        };
+        self.of(uid).map(name).collect()
     }
 }
 
@@ -302,7 +335,11 @@ pub(crate) fn plan_volume(declared: &Declared<VolumeSpec>, facts: &Facts<'_>) ->
         let users = users_of(declared, facts.desired, facts.uses);
         planner.remove(&users, if keeps { Vec::new() } else { vec![want.id] });
     } else {
-        planner.make(|| vec![volume_want(&declared.key, &declared.spec)], None);
+        match (unsupported(&declared.spec), planner.made()) {
+            (Some(why), _) => planner.note(format!("it cannot be made: {why}")),
+            (None, Some(_)) => {}
+            (None, None) => planner.make(vec![volume_want(&declared.key, &declared.spec)], None),
+        }
     }
     planner.decision
 }
@@ -324,24 +361,25 @@ pub(crate) fn plan_data(declared: &Declared<DataContainerSpec>, facts: &Facts<'_
     }
     let missing = data_problems(declared, facts.desired, facts.observed);
     if !missing.is_empty() {
-        planner.note(format!("it waits: {}", missing.join("; ")));
+        planner.note(format!("it waits: {}", sentence(&missing)));
         return planner.decision;
     }
-    let wants = || data_wants(declared, facts.desired);
-    if let StoreState::Made { generation, stores } = &planner.seen.state
-        && *generation == declared.generation
-        && let Some(reference) = &declared.spec.image
-    {
-        let unfilled = stores.iter().any(|facts| !facts.has_data);
-        if unfilled {
-            if let Some(digest) = planner.image(reference, declared.spec.image_pull_policy) {
+    let wants = data_wants(declared, facts.desired);
+    match (planner.made(), &declared.spec.image) {
+        (Some(stores), _) if filled(&wants, stores) => {}
+        (Some(_), Some(reference)) => {
+            if let Some(digest) = planner.image(reference, fill_policy(&declared.spec)) {
                 planner.make(wants, Some(digest));
             }
-            return planner.decision;
         }
+        (Some(_) | None, _) => planner.make(wants, None),
     }
-    planner.make(wants, None);
     planner.decision
+}
+
+/// When the registry is asked for what fills.
+pub(crate) fn fill_policy(spec: &DataContainerSpec) -> PullPolicy {
+    spec.image_pull_policy.unwrap_or(PullPolicy::IfNotPresent)
 }
 
 /// What a DataContainer waits for before its stores can be made.
@@ -349,25 +387,30 @@ pub(crate) fn data_problems(
     declared: &Declared<DataContainerSpec>,
     desired: &Desired,
     observed: &Observed,
-) -> Vec<String> {
+) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for volume in &declared.spec.volumes {
-        let Some(key) = named(&declared.key, volume.volume.as_deref()) else { continue };
+    for name in declared.spec.volumes.iter().filter_map(|volume| volume.volume.as_deref()) {
+        let Some(key) = named(&declared.key, Some(name)) else {
+            problems.push(Problem::invalid(format!("{name:?} is no name of a Volume")));
+            continue;
+        };
         if let Err(problem) = volume_ready(&key, &declared.source, desired, observed) {
-            problems.push(problem.message);
+            problems.push(problem);
         }
     }
     let mut paths = BTreeMap::new();
     for volume in &declared.spec.volumes {
         let path = normal(&volume.mount_path);
         match path {
-            None => problems.push(format!("mountPath {} is no path below /", volume.mount_path)),
+            None => {
+                problems.push(Problem::invalid(format!("mountPath {} is no path below /", volume.mount_path)))
+            }
             Some(path) => {
                 if let Some(other) = paths.insert(path, &volume.mount_path) {
-                    problems.push(format!(
+                    problems.push(Problem::invalid(format!(
                         "two volumes are at one path: {other} and {}; give each a path of its own",
                         volume.mount_path
-                    ));
+                    )));
                 }
             }
         }
@@ -378,13 +421,15 @@ pub(crate) fn data_problems(
 /// Whether a Volume can be mounted; otherwise what to wait for.
 pub(crate) fn volume_ready<'a>(
     key: &ObjectKey,
-    source: &crate::SourceId,
+    source: &SourceId,
     desired: &Desired,
     observed: &'a Observed,
-) -> Result<&'a StoreFacts, crate::resolve::Problem> {
-    use crate::resolve::Problem;
+) -> Result<&'a StoreFacts, Problem> {
     let Some(volume) = desired.volume(key) else { return Err(Problem::missing(key)) };
     Problem::check(key, volume.terminating, &volume.source, source)?;
+    if let Some(why) = unsupported(&volume.spec) {
+        return Err(Problem::invalid(format!("{key} cannot be made: {why}")));
+    }
     let seen = observed.stores.get(&volume.uid);
     match seen.map(|seen| (&seen.state, &seen.failure)) {
         Some((StoreState::Made { generation, stores }, _)) if *generation == volume.generation => {
@@ -396,19 +441,35 @@ pub(crate) fn volume_ready<'a>(
 }
 
 /// Who keeps an object from being removed: containers that have it mounted, and DataContainers that name it.
-pub(crate) fn users_of<S>(declared: &Declared<S>, desired: &Desired, uses: &Uses<'_>) -> Vec<ObjectKey> {
-    let mut users: BTreeSet<ObjectKey> =
-        uses.of(&declared.uid).filter_map(|uid| desired.key_of(uid).cloned()).collect();
+pub(crate) fn users_of<S>(declared: &Declared<S>, desired: &Desired, uses: &Uses<'_>) -> BTreeSet<String> {
+    let mut users = uses.names(&declared.uid, desired);
     if declared.key.kind == Kind::Volume {
         let data = desired.users(&declared.key).filter_map(|uid| desired.key_of(uid));
-        users.extend(data.filter(|key| key.kind == Kind::DataContainer).cloned());
+        users.extend(data.filter(|key| key.kind == Kind::DataContainer).map(ToString::to_string));
     }
-    users.into_iter().collect()
+    users
 }
 
 /// Some names, for people.
-pub(crate) fn list(keys: &[ObjectKey]) -> String {
-    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+pub(crate) fn list(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a Volume cannot be made by this release, whatever comes.
+pub(crate) fn unsupported(spec: &VolumeSpec) -> Option<String> {
+    let known = match spec.driver {
+        VolumeDriver::Local | VolumeDriver::Tmpfs => true,
+        VolumeDriver::HostPath => spec.host_path.is_some(),
+        VolumeDriver::DeviceMapper => false,
+    };
+    let name = spec.driver.as_str();
+    (!known).then(|| format!("driver {name} is not supported; use local, tmpfs or hostPath"))
+}
+
+/// Whether every store that is to have data has it. Somebody else's directory is as it is.
+pub(crate) fn filled(wants: &[StoreWant], stores: &[StoreFacts]) -> bool {
+    wants.len() == stores.len()
+        && wants.iter().zip(stores).all(|(want, facts)| want.content == StoreContent::Later || facts.has_data)
 }
 
 impl<'a, 'f, S> Planner<'a, 'f, S> {
@@ -445,45 +506,53 @@ impl<'a, 'f, S> Planner<'a, 'f, S> {
         }
     }
 
-    fn remove(&mut self, users: &[ObjectKey], stores: Vec<StoreId>) {
+    fn remove(&mut self, users: &BTreeSet<String>, stores: Vec<StoreId>) {
         if self.seen.in_flight.is_some() {
             return;
         }
         let why = Why::Removed { source: self.declared.source.to_string() };
         if !users.is_empty() {
             self.note(format!("it is in use by {} and is removed when they have stopped", list(users)));
-        } else if stores.is_empty() || self.seen.state == StoreState::Gone {
+        } else if stores.is_empty() || self.seen.state == StoreState::Gone || self.was_refused() {
             self.act(Act::Forget, why);
         } else if !self.backs_off(ActionKind::RemoveStores) {
             self.act(Act::RemoveStores { stores }, why);
         }
     }
 
-    fn make(&mut self, wants: impl FnOnce() -> Vec<StoreWant>, image: Option<ImageDigest>) {
-        if self.seen.in_flight.is_some() {
-            return;
+    /// Its stores could not be made: what is there by their names is not its own, as with another driver.
+    fn was_refused(&self) -> bool {
+        let refused = self.seen.failure.as_ref().is_some_and(|it| {
+            it.action == ActionKind::MakeStores && it.reason == FailureReason::CreateContainerConfigError
+        });
+        refused && !matches!(self.seen.state, StoreState::Made { .. })
+    }
+
+    /// The stores, where they are as this generation wants them.
+    fn made(&self) -> Option<&[StoreFacts]> {
+        match &self.seen.state {
+            StoreState::Made { generation, stores } if *generation == self.declared.generation => {
+                Some(stores)
+            }
+            _ => None,
         }
-        let current = matches!(
-            &self.seen.state,
-            StoreState::Made { generation, .. } if *generation == self.declared.generation
-        );
-        if current && image.is_none() {
-            return;
-        }
-        if self.backs_off(ActionKind::MakeStores) {
+    }
+
+    fn make(&mut self, wants: Vec<StoreWant>, image: Option<ImageDigest>) {
+        if self.seen.in_flight.is_some() || self.backs_off(ActionKind::MakeStores) {
             return;
         }
         let failure = self.seen.failure.as_ref().filter(|failure| failure.action == ActionKind::MakeStores);
         let attempts = failure.map_or(0, |failure| failure.attempts);
         let why = if attempts > 0 { Why::Retry { attempts } } else { Why::New };
         let generation = self.declared.generation;
-        self.act(Act::MakeStores { generation, stores: wants(), image }, why);
+        self.act(Act::MakeStores { generation, stores: wants, image }, why);
     }
 
     /// The image to fill from, once it is here; otherwise what is to be done for it.
-    fn image(&mut self, reference: &str, policy: Option<PullPolicy>) -> Option<ImageDigest> {
+    fn image(&mut self, reference: &str, policy: PullPolicy) -> Option<ImageDigest> {
         let mut spec = ContainerSpec::new(reference);
-        spec.image_pull_policy = policy;
+        spec.image_pull_policy = Some(policy);
         let record = Record::new(self.declared.uid.clone(), self.declared.key.clone());
         let generation = self.declared.generation;
         match image_need(&spec, generation, true, &record, &self.seen.image, self.facts.now) {
@@ -498,15 +567,6 @@ impl<'a, 'f, S> Planner<'a, 'f, S> {
             ImageNeed::Failed { retry_at: None } | ImageNeed::Unknown | ImageNeed::Pulling => {}
         }
         None
-    }
-}
-
-/// Why a DataContainer's image is not here, for people.
-pub(crate) fn image_trouble(seen: &ObservedStores, reference: &str) -> Option<String> {
-    match &seen.image.state {
-        ImageState::Failed { reason, message, .. } => Some(format!("{}: {message}", reason.as_str())),
-        ImageState::Pulling | ImageState::Absent => Some(format!("pulling image {reference}")),
-        _ => None,
     }
 }
 

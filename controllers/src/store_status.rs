@@ -1,15 +1,17 @@
 //! What is said of Volumes and DataContainers.
 
+use std::collections::BTreeSet;
+
 use stower_crds::{
     Condition, ConditionStatus, ConditionType, Conditions, DataContainerSpec, DataContainerStatus,
-    DataVolumeStatus, Generation, ObjectKey, Quantity, Reason, Time, VolumePhase, VolumeSpec, VolumeStatus,
+    DataVolumeStatus, Generation, Quantity, Reason, Time, VolumePhase, VolumeSpec, VolumeStatus,
 };
 
 use crate::{
     desired::{Declared, Desired},
     observed::Observed,
-    resolve::data_ready,
-    store::{ObservedStores, StoreFacts, StoreState, Uses, users_of},
+    resolve::{Trouble, data_ready},
+    store::{ObservedStores, StoreFacts, StoreState, Uses, unsupported, users_of},
     time::Now,
 };
 
@@ -46,9 +48,11 @@ pub fn volume_status(
     let users = users_of(declared, desired, uses);
     let told = match seen.map(|seen| (&seen.state, &seen.failure)) {
         _ if declared.terminating => removed(&users),
-        Some((StoreState::Made { generation, .. }, None)) if *generation == declared.generation => {
-            Told::ready()
+        _ if unsupported(&declared.spec).is_some() => {
+            let why = unsupported(&declared.spec).unwrap_or_default();
+            Told::waits(VolumePhase::Failed, Reason::CreateContainerConfigError, why)
         }
+        Some((StoreState::Made { generation, .. }, _)) if *generation == declared.generation => Told::ready(),
         Some((_, Some(failure))) => {
             Told::waits(VolumePhase::Failed, failure.reason.as_str().into(), failure.message.clone())
         }
@@ -59,7 +63,7 @@ pub fn volume_status(
         status.capacity = facts.capacity.and_then(|bytes| bytes.to_string().parse::<Quantity>().ok());
         status.capacity_enforced = facts.capacity_enforced;
     }
-    status.users = users.iter().map(ToString::to_string).collect();
+    status.users = users.into_iter().collect();
     status.observed_generation = Some(declared.generation);
     status.phase = told.phase;
     conditions(&mut status.conditions, declared.generation, told, now);
@@ -81,12 +85,9 @@ pub fn data_status(
     let told = if declared.terminating {
         removed(&users)
     } else {
-        match (data_ready(declared, desired, observed), seen.and_then(|seen| seen.failure.as_ref())) {
-            (Ok(()), _) => Told::ready(),
-            (Err(why), Some(failure)) => {
-                Told::waits(VolumePhase::Failed, failure.reason.as_str().into(), why)
-            }
-            (Err(why), None) => Told::waits(VolumePhase::Pending, Reason::DependencyMissing, why),
+        match data_ready(declared, desired, observed) {
+            Ok(()) => Told::ready(),
+            Err(Trouble { phase, reason, message }) => Told::waits(phase, reason, message),
         }
     };
     let facts = stores(seen);
@@ -101,7 +102,7 @@ pub fn data_status(
     };
     status.volumes = declared.spec.volumes.iter().enumerate().map(volume).collect();
     status.image = status.volumes.iter().find_map(|volume| volume.filled_from.clone());
-    status.users = users.iter().map(ToString::to_string).collect();
+    status.users = users.into_iter().collect();
     status.observed_generation = Some(declared.generation);
     status.phase = told.phase;
     conditions(&mut status.conditions, declared.generation, told, now);
@@ -115,7 +116,7 @@ fn stores(seen: Option<&ObservedStores>) -> &[StoreFacts] {
     }
 }
 
-fn removed(users: &[ObjectKey]) -> Told {
+fn removed(users: &BTreeSet<String>) -> Told {
     let message = if users.is_empty() {
         "it is being removed".to_owned()
     } else {

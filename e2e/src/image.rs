@@ -228,12 +228,14 @@ fn put(layout: &Path, media_type: &str, bytes: &[u8]) -> Result<Value> {
 
 /// Packs a folder the same way every time: sorted names, numeric owners, one modification time.
 fn tar(folder: &Path, to: &Path) -> Result<()> {
-    let args: [OsString; 10] = [
+    let args: [OsString; 11] = [
         "--sort=name".into(),
         "--numeric-owner".into(),
         "--format=pax".into(),
         "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime".into(),
         "--mtime=@1767225600".into(),
+        // The user's own; those of the system are the host's and would go into images.
+        "--xattrs-include=user.*".into(),
         "-C".into(),
         folder.into(),
         "-cf".into(),

@@ -158,13 +158,33 @@ impl TestNode {
         command
     }
 
-    /// Starts the agent and waits until it says it is ready.
-    pub fn start_agent(&self) -> Result<()> {
+    /// Starts the agent, which is to die by itself when it comes to a failpoint. Debug builds alone have those.
+    pub fn spawn_doomed(&self, failpoint: &str) -> Result<()> {
+        self.spawn(self.agent_command().env("STOWER_FAILPOINT", failpoint)).map(drop)
+    }
+
+    /// Whether the agent has ended by itself since it was started. Its end is told once.
+    pub fn has_died(&self) -> Result<bool> {
+        let mut agent = self.lock();
+        let Some(child) = agent.as_mut() else { return Ok(false) };
+        if child.try_wait()?.is_none() {
+            return Ok(false);
+        }
+        *agent = None;
+        Ok(true)
+    }
+
+    fn spawn(&self, command: &mut Command) -> Result<u32> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child =
-            self.agent_command().stdout(log.try_clone()?).stderr(log).spawn().context("start the agent")?;
+        let child = command.stdout(log.try_clone()?).stderr(log).spawn().context("start the agent")?;
         let pid = child.id();
         *self.lock() = Some(child);
+        Ok(pid)
+    }
+
+    /// Starts the agent and waits until it says it is ready.
+    pub fn start_agent(&self) -> Result<()> {
+        let pid = self.spawn(&mut self.agent_command())?;
         self.wait("the agent to be ready", || {
             if let Some(child) = self.lock().as_mut()
                 && let Some(status) = child.try_wait()?

@@ -1,17 +1,17 @@
 //! Places at which a test can end the process, as a crash would.
 
-/// Ends the process at once when the environment says `STOWER_FAILPOINT=name`. Nothing without the feature
-/// `failpoints`.
+/// Ends the process at once when the environment says `STOWER_FAILPOINT=name`. Nothing in a release build without the
+/// feature `failpoints`.
 macro_rules! failpoint {
     ($name:literal) => {
-        #[cfg(feature = "failpoints")]
+        #[cfg(any(feature = "failpoints", debug_assertions))]
         $crate::failpoint::reach($name);
     };
 }
 pub(crate) use failpoint;
 
 /// All names of layers and snapshots, so that a test can go through each.
-#[cfg(feature = "failpoints")]
+#[cfg(any(feature = "failpoints", debug_assertions))]
 pub const ALL: &[&str] = &[
     "stage.made",
     "stage.written",
@@ -28,7 +28,7 @@ pub const ALL: &[&str] = &[
 ];
 
 /// Those of volumes.
-#[cfg(feature = "failpoints")]
+#[cfg(any(feature = "failpoints", debug_assertions))]
 pub const VOLUMES: &[&str] = &[
     "volume.staged",
     "volume.image_made",
@@ -48,7 +48,7 @@ pub const VOLUMES: &[&str] = &[
     "volume.trashed",
 ];
 
-#[cfg(feature = "failpoints")]
+#[cfg(any(feature = "failpoints", debug_assertions))]
 pub(crate) fn reach(name: &str) {
     debug_assert!(ALL.contains(&name) || VOLUMES.contains(&name), "a failpoint that is not listed: {name}");
     if std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name) {

@@ -21,9 +21,9 @@ mod content;
 mod diff;
 mod digest;
 mod driver;
-#[cfg(feature = "failpoints")]
+#[cfg(any(feature = "failpoints", debug_assertions))]
 pub mod failpoint;
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(any(feature = "failpoints", debug_assertions)))]
 mod failpoint;
 mod image;
 mod layer;

@@ -1,6 +1,6 @@
 //! What the API needs of the node: a port of its own, so that its tests run on objects in memory.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io::Write, path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use crate::{
     node::{
         ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
     },
+    rootfs::{ChangeView, CommitOptions},
     volumedata::VolumeView,
 };
 
@@ -52,6 +53,27 @@ pub trait Backend: Send + Sync + 'static {
     fn import(&self, path: PathBuf, name: Option<String>) -> BoxFuture<'_, Result<Vec<ImageView>, ApiError>>;
     /// See [`Node::remove_image`].
     fn remove_image(&self, reference: String) -> BoxFuture<'_, Result<String, ApiError>>;
+    /// See [`Node::changes`]; reads the disk.
+    ///
+    /// # Errors
+    /// When there is no such container, it was never started, or the disk fails.
+    fn changes(&self, key: &ObjectKey) -> Result<Vec<ChangeView>, ApiError>;
+    /// See [`Node::export`]; blocks for as long as `out` does.
+    ///
+    /// # Errors
+    /// When there is nothing to export, or it cannot be read or written.
+    fn export(&self, key: &ObjectKey, out: &mut dyn Write) -> Result<(), ApiError>;
+    /// See [`Node::commit`].
+    fn commit<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: CommitOptions,
+    ) -> BoxFuture<'a, Result<ImageView, ApiError>>;
+    /// See [`Node::save`]; blocks for as long as `out` does.
+    ///
+    /// # Errors
+    /// When an image is not here, or it cannot be read or written.
+    fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError>;
     /// See [`Node::logs`].
     ///
     /// # Errors
@@ -120,6 +142,22 @@ impl Backend for Node {
     }
     fn remove_image(&self, reference: String) -> BoxFuture<'_, Result<String, ApiError>> {
         Box::pin(async move { self.remove_image(&reference).await })
+    }
+    fn changes(&self, key: &ObjectKey) -> Result<Vec<ChangeView>, ApiError> {
+        self.changes(key)
+    }
+    fn export(&self, key: &ObjectKey, out: &mut dyn Write) -> Result<(), ApiError> {
+        self.export(key, out)
+    }
+    fn commit<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: CommitOptions,
+    ) -> BoxFuture<'a, Result<ImageView, ApiError>> {
+        Box::pin(self.commit(key, options))
+    }
+    fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {
+        self.save(references, out)
     }
     fn logs(&self, key: &ObjectKey) -> Result<PathBuf, ApiError> {
         self.logs(key)

@@ -46,6 +46,9 @@ pub(super) async fn resources() -> Response {
         if *kind == Kind::Container {
             resources.push(entry(format!("{}/log", kind.plural()), &["get"]));
             resources.push(entry(format!("{}/hold", kind.plural()), &["create"]));
+            resources.push(entry(format!("{}/commit", kind.plural()), &["create"]));
+            resources.push(entry(format!("{}/diff", kind.plural()), &["get"]));
+            resources.push(entry(format!("{}/export", kind.plural()), &["get"]));
         } else {
             resources.push(entry(format!("{}/usage", kind.plural()), &["get"]));
         }

@@ -20,6 +20,7 @@ mod node;
 mod objects;
 mod place;
 mod query;
+mod rootfs;
 mod selector;
 mod server;
 mod stall;
@@ -95,6 +96,9 @@ fn router(api: Api) -> Router {
             &format!("/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/volumedata/{{name}}"),
             delete(volumes::remove),
         )
+        .route(&format!("{one}/commit"), post(rootfs::commit))
+        .route(&format!("{one}/diff"), get(rootfs::diff))
+        .route(&format!("{one}/export"), get(rootfs::export))
         .route("/api/v1/events", get(events::list_all))
         .route("/api/v1/namespaces/{namespace}/events", get(events::list))
         .route("/v1/plan", get(node::plan))
@@ -104,6 +108,7 @@ fn router(api: Api) -> Router {
         .route("/v1/images", get(images::list).delete(images::remove))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/images/import", post(images::import))
+        .route("/v1/images/save", post(rootfs::save))
         .route("/ping", get(node::ping))
         .route("/healthz", get(node::ping))
         .route("/livez", get(node::ping))

@@ -1,6 +1,6 @@
 //! The API over a real socket, on objects in memory.
 
-use std::{path::PathBuf, sync::Mutex, time::Duration};
+use std::{io::Write, path::PathBuf, sync::Mutex, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -21,6 +21,7 @@ use crate::{
         ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue,
         SourceRef, View,
     },
+    rootfs::{ChangeView, CommitOptions},
     volumedata::VolumeView,
 };
 
@@ -119,6 +120,27 @@ impl Memory {
         *self.logs.lock().unwrap() = Some(dir.to_owned());
     }
 
+    /// Of as many bytes as the name says.
+    fn archive(&self, name: &str, out: &mut dyn Write) -> Result<(), ApiError> {
+        let ended = |error: std::io::Error| {
+            self.note(format!("ended {error}"));
+            ApiError::internal(error.to_string())
+        };
+        match name {
+            "small" => out.write_all(b"small").map_err(ended)?,
+            "large" | "breaks" => out.write_all(&vec![7; 5_000_000]).map_err(ended)?,
+            "endless" => loop {
+                out.write_all(&[7; 4096]).map_err(ended)?;
+            },
+            _ => {}
+        }
+        match name {
+            "refused" => Err(ApiError::conflict("not now")),
+            "breaks" => Err(ApiError::internal("a bad disk")),
+            _ => out.flush().map_err(ended),
+        }
+    }
+
     fn note(&self, what: String) {
         self.asked.lock().unwrap().push(what);
     }
@@ -164,12 +186,14 @@ impl Backend for Memory {
             }
             let name = object["metadata"]["name"].as_str().unwrap().to_owned();
             let view = self.view();
-            let outcome = match view.objects.get(&key(&name)) {
+            let kind = object["kind"].as_str().and_then(|kind| kind.parse().ok()).unwrap_or(Kind::Container);
+            let key = ObjectKey { kind, ..key(&name) };
+            let outcome = match view.objects.get(&key) {
                 None => Outcome::Created,
                 Some(before) if before.object["spec"] == object["spec"] => Outcome::Unchanged,
                 Some(_) => Outcome::Configured,
             };
-            let mut object = ObjectView { object, ..container(&name, view.resource_version + 1) };
+            let mut object = ObjectView { object, key, ..container(&name, view.resource_version + 1) };
             object.object["metadata"]["uid"] = format!("uid-{name}").into();
             if !dry_run {
                 self.set(object.clone());
@@ -222,6 +246,24 @@ impl Backend for Memory {
     }
     fn remove_image(&self, reference: String) -> BoxFuture<'_, Result<String, ApiError>> {
         Box::pin(async move { Ok(format!("removed {reference}")) })
+    }
+    fn changes(&self, key: &ObjectKey) -> Result<Vec<ChangeView>, ApiError> {
+        self.note(format!("diff {}", key.name));
+        Ok(vec![ChangeView { path: "/new".into(), kind: "Added".into() }])
+    }
+    fn export(&self, key: &ObjectKey, out: &mut dyn Write) -> Result<(), ApiError> {
+        self.archive(key.name.as_str(), out)
+    }
+    fn commit<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: CommitOptions,
+    ) -> BoxFuture<'a, Result<ImageView, ApiError>> {
+        self.note(format!("commit {} {options:?}", key.name));
+        Box::pin(async { Ok(image()) })
+    }
+    fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {
+        self.archive(&references.join(" "), out)
     }
     fn logs(&self, key: &ObjectKey) -> Result<PathBuf, ApiError> {
         self.logs.lock().unwrap().clone().ok_or_else(|| ApiError::not_found(key))
@@ -312,6 +354,8 @@ async fn raw(socket: &std::path::Path, request: &str) -> String {
     answer
 }
 
+mod archives;
 mod bounds;
 mod changes;
+mod kinds;
 mod reads;

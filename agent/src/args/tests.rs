@@ -104,3 +104,19 @@ fn what_contradicts_itself_is_refused() {
     refused("stower logs web --since 1m --since-time 2026-01-01T00:00:00Z");
     refused("stower completion powershell");
 }
+
+#[test]
+fn volumes_are_listed_and_waited_for() {
+    let Command::Volume(args) = parse("stower volume inspect data datacontainer/set -o yaml").command else {
+        panic!()
+    };
+    let VolumeCommand::Inspect(args) = args.command else { panic!("{args:?}") };
+    assert_eq!((args.names.len(), args.output), (2, DataOutput::Yaml));
+    let Command::Volume(args) = parse("stower volume prune -f").command else { panic!() };
+    assert!(matches!(args.command, VolumeCommand::Prune(VolumePruneArgs { force: true })));
+    assert!(refused("stower volume rm").contains("required"));
+    let Command::Wait(args) = parse("stower wait --for=condition=Ready volume/x").command else { panic!() };
+    assert_eq!((args.condition.as_str(), args.timeout.as_str()), ("condition=Ready", "30s"));
+    assert_eq!(args.selection.targets, ["volume/x"]);
+    assert!(refused("stower wait volume/x").contains("--for"));
+}

@@ -3,7 +3,10 @@
 //! What this version knows has its place and wording; every other field of the spec follows as it is, so nothing that
 //! was declared is left out.
 
+mod container;
+mod storage;
 mod tree;
+mod values;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -24,11 +27,13 @@ pub(super) async fn run(context: &Context, args: &DescribeArgs) -> Result<(), Cl
     let mut failures = Failures::default();
     let mut objects = Vec::new();
     match wanted(&args.targets)? {
-        Wanted::Kind(resource) => {
-            let url = resource.list(context.scope()).maybe("labelSelector", args.selector.as_deref());
-            let mut list = context.client.get(url.as_str()).await?;
-            for object in items(&mut list) {
-                objects.push((Target::of(&object, context.namespace())?, object));
+        Wanted::Kinds(kinds) => {
+            for resource in kinds {
+                let url = resource.list(context.scope()).maybe("labelSelector", args.selector.as_deref());
+                let mut list = context.client.get(url.as_str()).await?;
+                for object in items(&mut list) {
+                    objects.push((Target::of(&object, context.namespace())?, object));
+                }
             }
         }
         Wanted::Names(names) => {
@@ -53,23 +58,32 @@ pub(super) async fn run(context: &Context, args: &DescribeArgs) -> Result<(), Cl
     failures.end()
 }
 
-/// The fields of a spec that have their own place below.
-const PLACED: &[&str] = &[
-    "image",
-    "command",
-    "args",
-    "env",
-    "resources",
-    "volumeMounts",
-    "volumes",
-    "nodeName",
-    "restartPolicy",
-    "restart",
-    "ports",
-];
-
 /// The whole description.
 fn text(object: &Value, events: &[Value], now: Timestamp) -> String {
+    let mut tree = head(object, now);
+    let mut out = match object["kind"].as_str() {
+        Some("Volume") => {
+            storage::volume(&mut tree, object);
+            tree.render()
+        }
+        Some("DataContainer") => {
+            storage::data_container(&mut tree, object);
+            tree.render()
+        }
+        Some("ConfigMap") => tree.render() + &values::config_map(object),
+        Some("Secret") => tree.render() + &values::secret(object),
+        _ => {
+            container::body(&mut tree, object, now);
+            tree.render()
+        }
+    };
+    conditions(&mut out, &object["status"]["conditions"], now);
+    event_table(&mut out, events);
+    out
+}
+
+/// What every object has.
+fn head(object: &Value, now: Timestamp) -> Tree {
     let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
     let mut tree = Tree::default();
     tree.field("Name", str_of(&metadata["name"]));
@@ -87,46 +101,29 @@ fn text(object: &Value, events: &[Value], now: Timestamp) -> String {
     if metadata["deletionTimestamp"].is_string() {
         tree.field("Terminating", format!("since {}", age::full(&metadata["deletionTimestamp"], now)));
     }
-    tree.field("Generation", generation(metadata, status));
-    let word = row::word(object);
-    let phase = status["phase"].as_str().filter(|phase| *phase != word);
-    tree.field("Status", word);
-    tree.maybe("Phase", phase);
-    tree.field("Image", str_of(&spec["image"]));
-    tree.maybe("Image ID", status["image"].as_str());
-    tree.maybe("Command", command(&spec["command"]).as_deref());
-    tree.maybe("Args", command(&spec["args"]).as_deref());
-    state(&mut tree, "State", &status["state"], now);
-    if status["lastState"].as_object().is_some_and(|state| !state.is_empty()) {
-        state(&mut tree, "Last State", &status["lastState"], now);
+    if spec.is_object() {
+        tree.field("Generation", generation(metadata, status));
     }
-    let ready = row::condition(object, "Ready").and_then(|ready| ready["status"].as_str());
-    tree.field("Ready", ready.unwrap_or("False"));
-    tree.field("Restart Count", status["restartCount"].as_u64().unwrap_or(0).to_string());
-    if status["nextRestartTime"].is_string() {
-        tree.field("Next Restart", age::full(&status["nextRestartTime"], now));
-    }
-    tree.maybe("Restart Policy", spec["restartPolicy"].as_str());
-    group(&mut tree, "Restart", &spec["restart"]);
-    group(&mut tree, "Limits", &spec["resources"]["limits"]);
-    group(&mut tree, "Requests", &spec["resources"]["requests"]);
-    list(&mut tree, "Ports", &spec["ports"], port);
-    environment(&mut tree, &spec["env"]);
-    list(&mut tree, "Mounts", &spec["volumeMounts"], mount);
-    volumes(&mut tree, &spec["volumes"]);
+    tree
+}
+
+/// The fields of a spec that have no place of their own, as they are.
+fn rest(tree: &mut Tree, spec: &Value, placed: &[&str]) {
     let mut rest = Tree::default();
     for (key, value) in spec.as_object().into_iter().flatten() {
-        if !PLACED.contains(&key.as_str()) {
+        if !placed.contains(&key.as_str()) {
             generic(&mut rest, &title(key), value);
         }
     }
     if !rest.is_empty() {
         tree.group("Settings", rest);
     }
-    let mut out = tree.render();
-    conditions(&mut out, &status["conditions"], now);
-    event_table(&mut out, events);
-    out
+}
+
+fn list(tree: &mut Tree, name: &str, values: &Value, line: impl Fn(&Value) -> String) {
+    if let Some(values) = values.as_array().filter(|values| !values.is_empty()) {
+        tree.block(name, values.iter().map(line).collect());
+    }
 }
 
 fn str_of(value: &Value) -> String {
@@ -148,101 +145,6 @@ fn generation(metadata: &Value, status: &Value) -> String {
         Some(observed) => format!("{generation} (the status is of {observed})"),
         None => format!("{generation} (not yet seen to)"),
     }
-}
-
-/// A command as a shell would take it.
-fn command(words: &Value) -> Option<String> {
-    let words = words.as_array().filter(|words| !words.is_empty())?;
-    Some(words.iter().map(|word| quote(word.as_str().unwrap_or_default())).collect::<Vec<_>>().join(" "))
-}
-
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-/// `State` and `Last State`, with their fields below as kubectl has them.
-fn state(tree: &mut Tree, name: &str, state: &Value, now: Timestamp) {
-    let empty = serde_json::Map::new();
-    let (word, fields) = ["waiting", "running", "terminated"]
-        .iter()
-        .find_map(|word| state[*word].as_object().map(|fields| (*word, fields)))
-        .unwrap_or(("waiting", &empty));
-    let mut inner = Tree::default();
-    // Kubernetes' order of the fields, then whatever a newer agent adds.
-    let known = ["reason", "message", "pid", "exitCode", "signal", "startedAt", "finishedAt"];
-    let rest = fields.keys().map(String::as_str).filter(|key| !known.contains(key));
-    for key in known.into_iter().chain(rest) {
-        let Some(value) = fields.get(key).filter(|value| !value.is_null()) else { continue };
-        match key {
-            "startedAt" => inner.field("Started", age::full(value, now)),
-            "finishedAt" => inner.field("Finished", age::full(value, now)),
-            "pid" => inner.field("PID", value.to_string()),
-            "signal" if value == 0 => {}
-            _ => generic(&mut inner, &title(key), value),
-        }
-    }
-    tree.headed(name, title(word), inner);
-}
-
-fn group(tree: &mut Tree, name: &str, value: &Value) {
-    if value.as_object().is_some_and(|map| !map.is_empty()) {
-        generic(tree, name, value);
-    }
-}
-
-fn list(tree: &mut Tree, name: &str, values: &Value, line: impl Fn(&Value) -> String) {
-    if let Some(values) = values.as_array().filter(|values| !values.is_empty()) {
-        tree.block(name, values.iter().map(line).collect());
-    }
-}
-
-fn port(port: &Value) -> String {
-    let protocol = port["protocol"].as_str().unwrap_or("TCP");
-    let name = port["name"].as_str().map_or(String::new(), |name| format!(" ({name})"));
-    format!("{}/{protocol}{name}", port["containerPort"])
-}
-
-fn mount(mount: &Value) -> String {
-    let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
-    let path = mount["subPath"].as_str().map_or(String::new(), |path| format!(",path={path:?}"));
-    format!("{} from {} ({mode}{path})", str_of(&mount["mountPath"]), str_of(&mount["name"]))
-}
-
-fn environment(tree: &mut Tree, env: &Value) {
-    let Some(env) = env.as_array().filter(|env| !env.is_empty()) else { return };
-    let mut inner = Tree::default();
-    for variable in env {
-        let name = variable["name"].as_str().unwrap_or_default();
-        match variable["value"].as_str() {
-            Some(value) => inner.field(name, value),
-            None if variable["valueFrom"].is_object() => {
-                inner.field(name, format!("<from {}>", variable["valueFrom"]));
-            }
-            None => inner.field(name, ""),
-        }
-    }
-    tree.group("Environment", inner);
-}
-
-fn volumes(tree: &mut Tree, volumes: &Value) {
-    let Some(volumes) = volumes.as_array().filter(|volumes| !volumes.is_empty()) else { return };
-    let mut all = Tree::default();
-    for volume in volumes {
-        let mut inner = Tree::default();
-        for (key, value) in volume.as_object().into_iter().flatten().filter(|(key, _)| *key != "name") {
-            inner.field("Type", title(key).replace(' ', ""));
-            for (key, value) in value.as_object().into_iter().flatten() {
-                generic(&mut inner, &title(key), value);
-            }
-        }
-        all.group(volume["name"].as_str().unwrap_or_default(), inner);
-    }
-    tree.group("Volumes", all);
 }
 
 fn conditions(out: &mut String, conditions: &Value, now: Timestamp) {

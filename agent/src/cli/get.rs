@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{
     context::{Context, list_of, note, now, print, to_json, to_yaml},
     error::{CliError, Failures},
-    row,
+    row::{self, Columns},
     table::Table,
     target::{Resource, Target, Wanted, items, refuse_all_namespaces, wanted},
 };
@@ -21,9 +21,13 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CliErro
     }
     let mut printer = Printer::new(context, args);
     match wanted {
-        Wanted::Kind(resource) => {
-            let mut list = context.client.get(url(context, args, resource, None).as_str()).await?;
-            let objects = items(&mut list);
+        Wanted::Kinds(kinds) => {
+            let mut objects = Vec::new();
+            printer.columns.kinds = kinds.len() > 1;
+            for resource in kinds {
+                let mut list = context.client.get(url(context, args, resource, None).as_str()).await?;
+                objects.extend(items(&mut list));
+            }
             if objects.is_empty() && printer.is_table() {
                 note(none_found(context));
                 return Ok(());
@@ -35,6 +39,7 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CliErro
             refuse_selectors(args)?;
             let mut failures = Failures::default();
             let alone = names.len() == 1;
+            printer.columns.kinds = names.iter().any(|(resource, _)| *resource != names[0].0);
             let mut objects = Vec::new();
             for (resource, name) in names {
                 let target = Target { resource, namespace: context.namespace().to_owned(), name };
@@ -82,7 +87,12 @@ fn none_found(context: &Context) -> String {
 
 async fn watch(context: &Context, args: &GetArgs, wanted: &Wanted) -> Result<(), CliError> {
     let (resource, name) = match wanted {
-        Wanted::Kind(resource) => (*resource, None),
+        Wanted::Kinds(kinds) if kinds.len() == 1 => (kinds[0], None),
+        Wanted::Kinds(_) => {
+            return Err(CliError::Message(
+                "you may only specify a single resource type when watching".to_owned(),
+            ));
+        }
         Wanted::Names(names) => match names.as_slice() {
             [(resource, name)] => {
                 refuse_all_namespaces(context)?;
@@ -143,18 +153,33 @@ async fn follow(context: &Context, url: &Url, printer: &mut Printer<'_>) -> Resu
     .into())
 }
 
-/// Prints objects in the format asked for.
+/// Prints objects in the format asked for: a table for each kind.
 struct Printer<'a> {
     args: &'a GetArgs,
-    namespaced: bool,
-    table: Table,
+    columns: Columns,
+    tables: Vec<(&'static Resource, Table)>,
 }
 
 impl<'a> Printer<'a> {
     fn new(context: &Context, args: &'a GetArgs) -> Self {
-        let namespaced = context.all_namespaces;
-        let headings = row::headings(namespaced, args.output == Some(Output::Wide), args.show_labels);
-        Self { args, namespaced, table: Table::new(&headings, !args.no_headers) }
+        let columns = Columns {
+            namespaced: context.all_namespaces,
+            wide: args.output == Some(Output::Wide),
+            labels: args.show_labels,
+            kinds: false,
+        };
+        Self { args, columns, tables: Vec::new() }
+    }
+
+    fn row(&mut self, object: &Value) {
+        let resource = Resource::named(object["kind"].as_str().unwrap_or_default());
+        let cells = row::cells(resource, object, self.columns, now());
+        if let Some((_, table)) = self.tables.iter_mut().find(|(known, _)| *known == resource) {
+            return table.row(cells);
+        }
+        let mut table = Table::new(&row::headings(resource, self.columns), !self.args.no_headers);
+        table.row(cells);
+        self.tables.push((resource, table));
     }
 
     fn is_table(&self) -> bool {
@@ -189,14 +214,14 @@ impl<'a> Printer<'a> {
             Some(Output::Yaml) => print(to_yaml(object)?),
             Some(Output::Name) => print(format!("{}\n", Target::of(object, "")?)),
             None | Some(Output::Wide) => {
-                let wide = self.args.output.is_some();
-                self.table.row(row::cells(object, self.namespaced, wide, self.args.show_labels, now()));
+                self.row(object);
                 Ok(())
             }
         }
     }
 
     fn flush(&mut self) -> Result<(), CliError> {
-        print(self.table.render_rows())
+        let tables: Vec<String> = self.tables.iter_mut().map(|(_, table)| table.render_rows()).collect();
+        print(tables.join("\n"))
     }
 }

@@ -11,13 +11,17 @@
 mod age;
 mod agent;
 mod apply;
+mod archive;
+mod commit;
 mod completion;
 mod context;
 mod crds;
 mod delete;
 mod describe;
+mod diff;
 mod error;
 mod events;
+mod export;
 mod files;
 mod get;
 mod images;
@@ -30,13 +34,16 @@ mod pull;
 mod restart;
 mod rmi;
 mod row;
+mod save;
 mod start;
 mod stop;
 mod table;
 mod target;
 mod validate;
 mod version;
+mod volume;
 mod wait;
+mod wait_for;
 
 use std::{io::Write, process::ExitCode};
 
@@ -82,6 +89,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Get(args) => get::run(&context, &args).await,
             Command::Describe(args) => describe::run(&context, &args).await,
             Command::Logs(args) => logs::run(&context, &args).await,
+            Command::Diff(args) => diff::run(&context, &args).await,
+            Command::Commit(args) => commit::run(&context, &args).await,
+            Command::Export(args) => export::run(&context, &args).await,
             Command::Apply(args) => apply::run(&context, &args).await,
             Command::Delete(args) => delete::run(&context, &args).await,
             Command::Stop(args) => stop::run(&context, &args).await,
@@ -93,10 +103,13 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Pull(args) => pull::run(&context, &args).await,
             Command::Rmi(args) => rmi::run(&context, &args).await,
             Command::Version(args) => version::run(&context, &args).await,
+            Command::Volume(args) => volume::run(&context, &args).await,
+            Command::Wait(args) => wait_for::run(&context, &args).await,
             Command::Image(args) => match args.command {
                 ImageCommand::Import(args) => import::run(&context, &args).await,
                 ImageCommand::Ls(args) => images::run(&context, &args).await,
                 ImageCommand::Pull(args) => pull::run(&context, &args).await,
+                ImageCommand::Save(args) => save::run(&context, &args).await,
                 ImageCommand::Rm(args) => rmi::run(&context, &args).await,
             },
         }

@@ -1,65 +1,155 @@
-//! A container as one line of a table: what matters of its status, in a word.
+//! An object as one line of a table: what matters of it, and of its status in a word.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::age;
+use super::{age, target::Resource};
 
-/// The headings of the table.
-pub(super) fn headings(namespaced: bool, wide: bool, labels: bool) -> Vec<&'static str> {
+/// How much a row says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Columns {
+    /// The namespace, first.
+    pub(super) namespaced: bool,
+    /// All that there is.
+    pub(super) wide: bool,
+    /// The labels, last.
+    pub(super) labels: bool,
+    /// The kind before the name, where a command shows several.
+    pub(super) kinds: bool,
+}
+
+/// The headings of the table of a kind: those of its definition's `additionalPrinterColumns`, and what only an agent
+/// knows.
+pub(super) fn headings(resource: &Resource, columns: Columns) -> Vec<&'static str> {
+    let (usual, wide): (&[_], &[_]) = match resource.kind {
+        "Volume" => {
+            (&["READY", "DRIVER", "CAPACITY", "RECLAIM", "AGE"], &["NODE", "USERS", "PATH", "SOURCE"])
+        }
+        "DataContainer" => (&["READY", "PATHS", "RECLAIM", "AGE"], &["NODE", "IMAGE", "USERS", "SOURCE"]),
+        "ConfigMap" => (&["DATA", "AGE"], &["SOURCE"]),
+        "Secret" => (&["TYPE", "DATA", "AGE"], &["SOURCE"]),
+        _ => (&["STATUS", "READY", "RESTARTS", "AGE", "IMAGE"], &["IMAGE ID", "PID", "NODE", "SOURCE"]),
+    };
     let mut headings = Vec::new();
-    if namespaced {
+    if columns.namespaced {
         headings.push("NAMESPACE");
     }
-    headings.extend(["NAME", "STATUS", "READY", "RESTARTS", "AGE", "IMAGE"]);
-    if wide {
-        headings.extend(["IMAGE ID", "PID", "NODE", "SOURCE"]);
+    headings.push("NAME");
+    headings.extend(usual);
+    if columns.wide {
+        headings.extend(wide);
     }
-    if labels {
+    if columns.labels {
         headings.push("LABELS");
     }
     headings
 }
 
 /// The row of one object.
-pub(super) fn cells(
-    object: &Value,
-    namespaced: bool,
-    wide: bool,
-    labels: bool,
-    now: Timestamp,
-) -> Vec<String> {
-    let metadata = &object["metadata"];
-    let status = &object["status"];
+pub(super) fn cells(resource: &Resource, object: &Value, columns: Columns, now: Timestamp) -> Vec<String> {
+    let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
     let mut cells = Vec::new();
-    if namespaced {
+    if columns.namespaced {
         cells.push(text(&metadata["namespace"]));
     }
-    cells.extend([
-        text(&metadata["name"]),
-        word(object),
-        condition(object, "Ready").and_then(|ready| ready["status"].as_str()).unwrap_or("False").to_owned(),
-        restarts(status, now),
-        age::since(&metadata["creationTimestamp"], now),
-        text(&object["spec"]["image"]),
-    ]);
-    if wide {
-        cells.extend([
-            short_digest(&status["image"]),
-            or_none(number(&status["state"]["running"]["pid"])),
-            text(&object["spec"]["nodeName"]),
-            text(&metadata["annotations"][crate::api::SOURCE_ANNOTATION]),
-        ]);
+    let name = text(&metadata["name"]);
+    cells.push(if columns.kinds { format!("{}/{name}", resource.singular) } else { name });
+    let age = age::since(&metadata["creationTimestamp"], now);
+    let node = text(&spec["nodeName"]);
+    let source = text(&metadata["annotations"][crate::api::SOURCE_ANNOTATION]);
+    let reclaim = text(&spec["reclaimPolicy"]);
+    let (usual, wide) = match resource.kind {
+        "Volume" => (
+            vec![ready(object), text(&spec["driver"]), capacity(object), reclaim, age],
+            vec![node, users(status), text(&status["path"]), source],
+        ),
+        "DataContainer" => (
+            vec![ready(object), paths(spec), reclaim, age],
+            vec![node, text(&spec["image"]), users(status), source],
+        ),
+        "ConfigMap" => {
+            (vec![(entries(object, "data") + entries(object, "binaryData")).to_string(), age], vec![source])
+        }
+        "Secret" => (vec![text(&object["type"]), entries(object, "data").to_string(), age], vec![source]),
+        _ => (
+            vec![
+                word(object),
+                condition(object, "Ready")
+                    .and_then(|ready| ready["status"].as_str())
+                    .unwrap_or("False")
+                    .to_owned(),
+                restarts(status, now),
+                age,
+                text(&spec["image"]),
+            ],
+            vec![
+                short_digest(&status["image"]),
+                or_none(number(&status["state"]["running"]["pid"])),
+                node,
+                source,
+            ],
+        ),
+    };
+    cells.extend(usual);
+    if columns.wide {
+        cells.extend(wide);
     }
-    if labels {
+    if columns.labels {
         cells.push(pairs(&metadata["labels"]));
     }
     cells
 }
 
-/// What a container is up to, in a word: as kubectl derives a pod's STATUS.
+/// Whether a Volume or DataContainer can be mounted, or the word for why that is not asked.
+fn ready(object: &Value) -> String {
+    if object["metadata"]["deletionTimestamp"].is_string() {
+        return "Terminating".to_owned();
+    }
+    if let Some(refused) = condition(object, "Accepted").filter(|accepted| accepted["status"] == "False") {
+        return refused["reason"].as_str().unwrap_or("NotAccepted").to_owned();
+    }
+    condition(object, "Ready").and_then(|ready| ready["status"].as_str()).unwrap_or("False").to_owned()
+}
+
+/// An amount as it was written: a text or a number.
+pub(super) fn amount(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.to_string(),
+        other => text(other),
+    }
+}
+
+/// What is declared, or what there is where nothing is.
+fn capacity(object: &Value) -> String {
+    let declared = &object["spec"]["capacity"];
+    amount(if declared.is_null() { &object["status"]["capacity"] } else { declared })
+}
+
+/// What uses it, without the namespace, which is its own.
+fn users(status: &Value) -> String {
+    let users = status["users"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let short = |user: &str| match (user.split_once(' '), user.rsplit_once('/')) {
+        (Some((kind, _)), Some((_, name))) => format!("{}/{name}", Resource::named(kind).singular),
+        _ => user.to_owned(),
+    };
+    or_none(users.map(short).collect::<Vec<_>>().join(","))
+}
+
+fn paths(spec: &Value) -> String {
+    let volumes = spec["volumes"].as_array().into_iter().flatten();
+    or_none(volumes.filter_map(|volume| volume["mountPath"].as_str()).collect::<Vec<_>>().join(","))
+}
+
+fn entries(object: &Value, field: &str) -> usize {
+    object[field].as_object().map_or(0, serde_json::Map::len)
+}
+
+/// What an object is up to, in a word: as kubectl derives a pod's STATUS.
 pub(super) fn word(object: &Value) -> String {
     let status = &object["status"];
+    if object["kind"] == "Volume" || object["kind"] == "DataContainer" {
+        return storage_word(object);
+    }
     let state = &status["state"];
     if object["metadata"]["deletionTimestamp"].is_string() {
         return "Terminating".to_owned();
@@ -86,6 +176,21 @@ pub(super) fn word(object: &Value) -> String {
         };
     }
     status["phase"].as_str().unwrap_or("Pending").to_owned()
+}
+
+/// The same of a Volume or DataContainer.
+fn storage_word(object: &Value) -> String {
+    let ready = ready(object);
+    let why = condition(object, "Ready").and_then(|ready| ready["reason"].as_str());
+    match ready.as_str() {
+        "True" => "Ready".to_owned(),
+        "False" | "Unknown" => why
+            .or(object["status"]["phase"].as_str())
+            .filter(|word| !word.is_empty())
+            .unwrap_or("Pending")
+            .to_owned(),
+        _ => ready,
+    }
 }
 
 /// Whether a person has stopped it.

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{context::Context, error::CliError};
 use crate::client::Url;
 
-/// The group and version of all kinds.
-pub(super) const GROUP_VERSION: &str = "stower.dev/v1alpha1";
+/// The group and version of the kinds that are not of `core/v1`.
+const GROUP_VERSION: &str = "stower.dev/v1alpha1";
 
 /// A kind as requests and people name it.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,45 +18,86 @@ pub(super) struct Resource {
     /// In `-o name`: `container`.
     pub(super) singular: &'static str,
     short: &'static [&'static str],
+    /// Whether it is of `core/v1`.
+    core: bool,
 }
 
 /// The kinds that this command line knows.
-pub(super) const RESOURCES: &[Resource] = &[Resource {
-    kind: "Container",
-    plural: "containers",
-    singular: "container",
-    short: &["ctr", "sctr", "all"],
-}];
+pub(super) const RESOURCES: &[Resource] = &[
+    Resource {
+        kind: "Container",
+        plural: "containers",
+        singular: "container",
+        short: &["ctr", "sctr"],
+        core: false,
+    },
+    Resource {
+        kind: "DataContainer",
+        plural: "datacontainers",
+        singular: "datacontainer",
+        short: &["sdc", "dc"],
+        core: false,
+    },
+    Resource { kind: "Volume", plural: "volumes", singular: "volume", short: &["svol", "vol"], core: false },
+    Resource { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short: &["cm"], core: true },
+    Resource { kind: "Secret", plural: "secrets", singular: "secret", short: &[], core: true },
+];
+
+/// What `all` stands for: as in kubectl, not the kinds that only hold values.
+const ALL: &str = "all";
 
 impl Resource {
     /// A kind by any of its names, with the group or without.
     pub(super) fn find(word: &str) -> Option<&'static Self> {
         let lower = word.to_ascii_lowercase();
-        let bare = lower.strip_suffix(".stower.dev").unwrap_or(&lower);
-        RESOURCES.iter().find(|r| bare == r.plural || bare == r.singular || r.short.contains(&bare))
+        let (bare, custom) = match lower.strip_suffix(".stower.dev") {
+            Some(bare) => (bare, true),
+            None => (lower.as_str(), false),
+        };
+        RESOURCES
+            .iter()
+            .filter(|r| !(custom && r.core))
+            .find(|r| bare == r.plural || bare == r.singular || r.short.contains(&bare))
+    }
+
+    /// A kind by its name in documents; Container for one that is not known.
+    pub(super) fn named(kind: &str) -> &'static Self {
+        RESOURCES.iter().find(|r| r.kind == kind).unwrap_or(&RESOURCES[0])
+    }
+
+    fn api_version(&self) -> &'static str {
+        if self.core { "v1" } else { GROUP_VERSION }
     }
 
     /// The kind of an object.
     pub(super) fn of(object: &Value) -> Result<&'static Self, CliError> {
         let kind = object["kind"].as_str().unwrap_or_default();
-        let known = RESOURCES.iter().find(|r| r.kind == kind && object["apiVersion"] == GROUP_VERSION);
+        let known = RESOURCES.iter().find(|r| r.kind == kind && object["apiVersion"] == r.api_version());
         known.ok_or_else(|| {
+            let names = |core: bool| {
+                RESOURCES.iter().filter(|r| r.core == core).map(|r| r.kind).collect::<Vec<_>>().join(", ")
+            };
             CliError::Message(format!(
-                "no matches for kind {kind:?} in version {:?}: this version runs {} of {GROUP_VERSION}",
+                "no matches for kind {kind:?} in version {:?}: this version runs {} of {GROUP_VERSION}, and {} of v1",
                 object["apiVersion"].as_str().unwrap_or_default(),
-                RESOURCES.iter().map(|r| r.kind).collect::<Vec<_>>().join(", "),
+                names(false),
+                names(true),
             ))
         })
     }
 
     /// The path of a list, in one namespace or in all.
     pub(super) fn list(&self, namespace: Option<&str>) -> Url {
-        match namespace {
-            Some(namespace) => {
-                Url::new(&["apis", "stower.dev", "v1alpha1", "namespaces", namespace, self.plural])
-            }
-            None => Url::new(&["apis", "stower.dev", "v1alpha1", self.plural]),
+        let mut segments = self.base();
+        if let Some(namespace) = namespace {
+            segments.extend(["namespaces", namespace]);
         }
+        segments.push(self.plural);
+        Url::new(&segments)
+    }
+
+    fn base(&self) -> Vec<&str> {
+        if self.core { vec!["api", "v1"] } else { vec!["apis", "stower.dev", "v1alpha1"] }
     }
 }
 
@@ -94,66 +135,87 @@ impl Target {
 
     /// The path of a subresource.
     pub(super) fn sub(&self, more: &[&str]) -> Url {
-        let mut segments = vec![
-            "apis",
-            "stower.dev",
-            "v1alpha1",
-            "namespaces",
-            &self.namespace,
-            self.resource.plural,
-            &self.name,
-        ];
+        let mut segments = self.resource.base();
+        segments.extend(["namespaces", &self.namespace, self.resource.plural, &self.name]);
         segments.extend(more);
         Url::new(&segments)
     }
 }
 
 impl std::fmt::Display for Target {
-    /// As `-o name` and the reports of changes have it: `container.stower.dev/web`.
+    /// As `-o name` and the reports of changes have it: `container.stower.dev/web`, `secret/key`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.stower.dev/{}", self.resource.singular, self.name)
+        let group = if self.resource.core { "" } else { ".stower.dev" };
+        write!(f, "{}{group}/{}", self.resource.singular, self.name)
     }
 }
 
 /// What the arguments of a command ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// All of a kind.
-    Kind(&'static Resource),
+    /// All of some kinds.
+    Kinds(Vec<&'static Resource>),
     /// Objects by name: kind and name.
     Names(Vec<(&'static Resource, String)>),
 }
 
-/// Reads `[KIND] [NAME]…` or `KIND/NAME…`. A first word that is no kind is a container's name.
+/// Reads `[KIND[,KIND]…] [NAME]…` or `KIND/NAME…`. A first word that is no kind is a container's name.
 pub(super) fn wanted(words: &[String]) -> Result<Wanted, CliError> {
-    let default = &RESOURCES[0];
-    let Some(first) = words.first() else { return Ok(Wanted::Kind(default)) };
-    let (kind, names) = match Resource::find(first) {
-        Some(kind) => (kind, &words[1..]),
+    let default = vec![&RESOURCES[0]];
+    let Some(first) = words.first() else { return Ok(Wanted::Kinds(default)) };
+    let (kinds, names) = match kinds(first)? {
+        Some(kinds) => (kinds, &words[1..]),
         None => (default, words),
     };
     if names.is_empty() {
-        return Ok(Wanted::Kind(kind));
+        return Ok(Wanted::Kinds(kinds));
     }
-    let names = names.iter().map(|word| one(word, kind)).collect::<Result<_, _>>()?;
-    Ok(Wanted::Names(names))
+    let mut all = Vec::new();
+    for kind in kinds {
+        for word in names {
+            all.push(one(word, kind)?);
+        }
+    }
+    Ok(Wanted::Names(all))
+}
+
+/// Reads `KIND`, `KIND,KIND` or `all`; `None` for a word that may be a name.
+fn kinds(word: &str) -> Result<Option<Vec<&'static Resource>>, CliError> {
+    if !word.contains(',') {
+        if word.eq_ignore_ascii_case(ALL) {
+            return Ok(Some(RESOURCES.iter().filter(|r| !r.core).collect()));
+        }
+        return Ok(Resource::find(word).map(|kind| vec![kind]));
+    }
+    let mut found: Vec<&'static Resource> = Vec::new();
+    for part in word.split(',') {
+        let kind = Resource::find(part).ok_or_else(|| no_kind(part))?;
+        if !found.contains(&kind) {
+            found.push(kind);
+        }
+    }
+    Ok(Some(found))
+}
+
+fn no_kind(word: &str) -> CliError {
+    let names: Vec<_> = RESOURCES.iter().map(|r| r.plural).collect();
+    CliError::Message(format!(
+        "the agent doesn't have a resource type {word:?}: there are {}",
+        names.join(", ")
+    ))
 }
 
 /// Reads `NAME` or `KIND/NAME`.
 fn one(word: &str, default: &'static Resource) -> Result<(&'static Resource, String), CliError> {
     let (kind, name) = match word.split_once('/') {
         None => (default, word),
-        Some((kind, name)) => (
-            Resource::find(kind).ok_or_else(|| {
-                CliError::Message(format!(
-                    "the agent doesn't have a resource type {kind:?}: there is \"containers\""
-                ))
-            })?,
-            name,
-        ),
+        Some((kind, name)) => (Resource::find(kind).ok_or_else(|| no_kind(kind))?, name),
     };
     if name.is_empty() || name.contains('/') {
-        return Err(CliError::Message(format!("{word:?} is no object: write NAME or container/NAME")));
+        return Err(CliError::Message(format!(
+            "{word:?} is no object: write NAME or {}/NAME",
+            kind.singular
+        )));
     }
     Ok((kind, name.to_owned()))
 }
@@ -169,10 +231,19 @@ pub(super) fn refuse_all_namespaces(context: &Context) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The one object that `NAME` or `KIND/NAME` names.
+/// The one object that `NAME` or `KIND/NAME` names; a container without a kind.
 pub(super) fn single(context: &Context, word: &str) -> Result<Target, CliError> {
+    single_of(context, word, &RESOURCES[0])
+}
+
+/// The one object that `NAME` or `KIND/NAME` names.
+pub(super) fn single_of(
+    context: &Context,
+    word: &str,
+    default: &'static Resource,
+) -> Result<Target, CliError> {
     refuse_all_namespaces(context)?;
-    let (resource, name) = one(word, &RESOURCES[0])?;
+    let (resource, name) = one(word, default)?;
     Ok(Target { resource, namespace: context.namespace().to_owned(), name })
 }
 
@@ -181,7 +252,7 @@ pub(super) async fn select(
     context: &Context,
     selection: &crate::args::Selection,
 ) -> Result<Vec<Target>, CliError> {
-    let kind = match wanted(&selection.targets)? {
+    let kinds = match wanted(&selection.targets)? {
         Wanted::Names(names) => {
             refuse_all_namespaces(context)?;
             let namespace = context.namespace();
@@ -190,19 +261,22 @@ pub(super) async fn select(
                 .map(|(resource, name)| Target { resource, namespace: namespace.to_owned(), name })
                 .collect());
         }
-        Wanted::Kind(kind) => kind,
+        Wanted::Kinds(kinds) => kinds,
     };
     if !selection.all && selection.selector.is_none() {
-        return Err(CliError::Message("name the containers, or choose them with -l or --all".to_owned()));
+        let what: Vec<_> = kinds.iter().map(|kind| kind.plural).collect();
+        let what = what.join(" and ");
+        return Err(CliError::Message(format!("name the {what}, or choose them with -l or --all")));
     }
-    let url = kind.list(context.scope()).maybe("labelSelector", selection.selector.as_deref());
-    let mut list = context.client.get(url.as_str()).await?;
-    items(&mut list)
-        .iter()
-        .map(|object| {
-            Target::of(object, context.namespace()).map(|target| Target { resource: kind, ..target })
-        })
-        .collect()
+    let mut targets = Vec::new();
+    for kind in kinds {
+        let url = kind.list(context.scope()).maybe("labelSelector", selection.selector.as_deref());
+        let mut list = context.client.get(url.as_str()).await?;
+        for object in items(&mut list) {
+            targets.push(Target { resource: kind, ..Target::of(&object, context.namespace())? });
+        }
+    }
+    Ok(targets)
 }
 
 /// Takes the items out of a list, each with its kind and version.

@@ -18,8 +18,10 @@ pub(super) enum Goal {
     Running,
     /// A process of it runs that was not there at the state given here.
     Restarted(Value),
-    /// It is ready, or has ended well, as its present generation declares.
+    /// It is ready, or has ended well, as its present generation declares; what only holds values is so at once.
     Ready,
+    /// A condition has a status, of its present generation; an object that is not there yet may still come.
+    Condition(String, String),
 }
 
 impl Goal {
@@ -28,6 +30,7 @@ impl Goal {
         let Some(object) = object else {
             return match self {
                 Self::Gone(_) | Self::Stopped => Ok(true),
+                Self::Condition(..) => Ok(false),
                 _ => Err("it was removed".to_owned()),
             };
         };
@@ -39,6 +42,14 @@ impl Goal {
             Self::Stopped => !running,
             Self::Running => running || phase == "Succeeded",
             Self::Restarted(before) => running && state["running"] != before["status"]["state"]["running"],
+            Self::Condition(name, wanted) => {
+                let current = object["status"]["observedGeneration"] == object["metadata"]["generation"];
+                let is = |condition: &Value| {
+                    condition["status"].as_str().is_some_and(|status| status.eq_ignore_ascii_case(wanted))
+                };
+                current && row::condition(object, name).is_some_and(is)
+            }
+            Self::Ready if object["kind"] == "ConfigMap" || object["kind"] == "Secret" => true,
             Self::Ready => {
                 let current = object["status"]["observedGeneration"] == object["metadata"]["generation"];
                 if current && phase == "Failed" {

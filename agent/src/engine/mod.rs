@@ -325,6 +325,14 @@ impl Engine {
             // The start is let end first; what it leaves is then stopped.
             return;
         }
+        if let Act::Start { resolved, .. } = &action.act {
+            // Volumes of another container may be made for this one, and go with that one.
+            for used in &resolved.uses {
+                if let Some(seen) = self.observed.containers.get_mut(used) {
+                    seen.files = FilesState::Present;
+                }
+            }
+        }
         self.event_of(&action);
         self.running.insert((uid, kind), Instant::now());
         self.effects.begin(action);

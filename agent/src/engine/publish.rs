@@ -9,7 +9,7 @@ use stower_controllers::{
 };
 use stower_crds::{ContainerStatus, Kind, ObjectKey, Phase, Uid};
 
-use super::Engine;
+use super::{Engine, stores::StoreStatus};
 use crate::{
     events::{EventType, EventView},
     node::{Change, ObjectView, SourceRef, View},
@@ -22,11 +22,17 @@ impl Engine {
     /// Brings status and view in line for some objects.
     pub(super) fn publish(&mut self, uids: &[Uid], now: &Now) {
         let mut changed = Vec::new();
+        for (uid, status) in self.store_statuses(uids, now) {
+            let Some(key) = self.desired.key_of(&uid).cloned() else { continue };
+            let value = status.as_ref().map(StoreStatus::to_value);
+            if let Some(status) = status {
+                self.store_statuses.insert(uid, status);
+            }
+            changed.push((key, value, None));
+        }
         for uid in uids {
             let Some(key) = self.desired.key_of(uid).cloned() else { continue };
             if key.kind != Kind::Container {
-                let status = self.store_status(uid, now);
-                changed.push((key, status, None));
                 continue;
             }
             let Some(status) = self.container_status(uid, now) else { continue };

@@ -22,6 +22,16 @@ pub(super) enum StoreStatus {
     Data(DataContainerStatus),
 }
 
+impl StoreStatus {
+    pub(super) fn to_value(&self) -> Value {
+        let value = match self {
+            Self::Volume(status) => serde_json::to_value(status),
+            Self::Data(status) => serde_json::to_value(status),
+        };
+        value.expect("a status is plain data")
+    }
+}
+
 impl Engine {
     /// A Volume or DataContainer is declared, perhaps anew: what failed before says nothing about it.
     pub(super) fn declared_store(&mut self, uid: &Uid) {
@@ -139,33 +149,34 @@ impl Engine {
         None
     }
 
-    /// The status of an object without a process; `None` for values, which have none.
-    pub(super) fn store_status(&mut self, uid: &Uid, now: &Now) -> Option<Value> {
+    /// The statuses of those objects that have no process; `None` for values, which have none.
+    pub(super) fn store_statuses(&self, uids: &[Uid], now: &Now) -> Vec<(Uid, Option<StoreStatus>)> {
         let uses = Uses::new(&self.observed, &self.records);
-        let old = self.store_statuses.get(uid);
-        let status = match self.desired.any_by_uid(uid)? {
-            AnyDeclared::Volume(declared) => {
-                let old = match old {
-                    Some(StoreStatus::Volume(old)) => Some(old),
-                    _ => None,
-                };
-                StoreStatus::Volume(volume_status(&declared, &self.desired, &self.observed, &uses, old, now))
-            }
-            AnyDeclared::Data(declared) => {
-                let old = match old {
-                    Some(StoreStatus::Data(old)) => Some(old),
-                    _ => None,
-                };
-                StoreStatus::Data(data_status(&declared, &self.desired, &self.observed, &uses, old, now))
-            }
-            AnyDeclared::Container(_) | AnyDeclared::Values(_) => return None,
+        let status = |uid: &Uid| {
+            let old = self.store_statuses.get(uid);
+            let status = match self.desired.any_by_uid(uid)? {
+                AnyDeclared::Volume(declared) => {
+                    let old = match old {
+                        Some(StoreStatus::Volume(old)) => Some(old),
+                        _ => None,
+                    };
+                    let status = volume_status(&declared, &self.desired, &self.observed, &uses, old, now);
+                    Some(StoreStatus::Volume(status))
+                }
+                AnyDeclared::Data(declared) => {
+                    let old = match old {
+                        Some(StoreStatus::Data(old)) => Some(old),
+                        _ => None,
+                    };
+                    let status = data_status(&declared, &self.desired, &self.observed, &uses, old, now);
+                    Some(StoreStatus::Data(status))
+                }
+                AnyDeclared::Values(_) => None,
+                AnyDeclared::Container(_) => return None,
+            };
+            Some((uid.clone(), status))
         };
-        let value = match &status {
-            StoreStatus::Volume(status) => serde_json::to_value(status),
-            StoreStatus::Data(status) => serde_json::to_value(status),
-        };
-        self.store_statuses.insert(uid.clone(), status);
-        value.ok()
+        uids.iter().filter_map(status).collect()
     }
 
     /// Another driver would mean other data: it is refused with the place of what is there.

@@ -13,14 +13,15 @@ use std::{
 
 use stower_crds::{
     ContainerSpec, DataContainerSpec, HostPathType, Kind, MountPropagation, MountStatus, Name, ObjectKey,
-    Reason, StorageMedium, Uid, VolumeSourceKind, VolumesFrom, VolumesFromKind,
+    PullPolicy, Reason, StorageMedium, Uid, VolumePhase, VolumeSourceKind, VolumesFrom, VolumesFromKind,
 };
 
 use crate::{
-    desired::{Declared, Desired, SourceId},
+    desired::{AnyDeclared, Declared, Desired, SourceId},
     observed::{ImageDigest, ImageState, Observed, WrittenFiles},
     store::{
-        StoreId, StoreMedium, StoreState, bytes, data_problems, data_wants, named, volume_ready, volume_want,
+        StoreId, StoreMedium, StoreState, bytes, data_problems, data_wants, fill_policy, filled, named,
+        volume_ready, volume_want,
     },
 };
 
@@ -163,7 +164,7 @@ impl Problem {
         Self { kind: ProblemKind::Missing, message: format!("{key} is not ready: {why}") }
     }
 
-    fn invalid(message: String) -> Self {
+    pub(crate) fn invalid(message: String) -> Self {
         Self { kind: ProblemKind::Invalid, message }
     }
 
@@ -343,7 +344,11 @@ impl Resolver<'_> {
         let files_name = |name: &str| {
             if mine { name.to_owned() } else { format!("{}@{name}", declared.uid) }
         };
-        let what = match volume.source()? {
+        let Some(source) = volume.source() else {
+            self.problems.push(Problem::invalid(format!("volume {name:?} names nothing that it is made of")));
+            return None;
+        };
+        let what = match source {
             VolumeSourceKind::HostPath(source) => {
                 MountWhat::HostPath { path: source.path.clone(), type_: source.type_ }
             }
@@ -357,7 +362,10 @@ impl Resolver<'_> {
                 return Some((what, false, vec![declared.uid.clone()]));
             }
             VolumeSourceKind::Named(source) => {
-                let key = named(&declared.key, Some(&source.name))?;
+                let Some(key) = named(&declared.key, Some(&source.name)) else {
+                    self.problems.push(Problem::invalid(format!("{:?} is no name of a Volume", source.name)));
+                    return None;
+                };
                 let (what, uid) = self.volume(&key, &declared.source)?;
                 return Some((what, source.read_only, vec![uid]));
             }
@@ -402,7 +410,10 @@ impl Resolver<'_> {
             VolumesFromKind::DataContainer => Kind::DataContainer,
             VolumesFromKind::Container => Kind::Container,
         };
-        let Ok(name) = Name::new(from.name.as_str()) else { return Vec::new() };
+        let Ok(name) = Name::new(from.name.as_str()) else {
+            self.problems.push(Problem::invalid(format!("{:?} is no name of a {kind}", from.name)));
+            return Vec::new();
+        };
         let key = ObjectKey::new(kind, declared.key.namespace.clone(), name);
         let mut found = match from.kind {
             VolumesFromKind::DataContainer => self.data(&key, &declared.source),
@@ -410,6 +421,10 @@ impl Resolver<'_> {
         };
         for (mount, _) in &mut found {
             mount.from = Some(key.clone());
+            // What takes cannot show more to the host than it may by itself.
+            if mount.propagation == MountPropagation::Bidirectional && !declared.spec.privileged() {
+                mount.propagation = MountPropagation::HostToContainer;
+            }
         }
         found
     }
@@ -424,7 +439,7 @@ impl Resolver<'_> {
             return Vec::new();
         }
         if let Err(why) = data_ready(data, self.desired, self.observed) {
-            self.problems.push(Problem::not_ready(key, &why));
+            self.problems.push(Problem::not_ready(key, &why.message));
             return Vec::new();
         }
         let wants = data_wants(data, self.desired);
@@ -541,27 +556,53 @@ pub(crate) fn data_ready(
     data: &Declared<DataContainerSpec>,
     desired: &Desired,
     observed: &Observed,
-) -> Result<(), String> {
+) -> Result<(), Trouble> {
     let problems = data_problems(data, desired, observed);
-    if !problems.is_empty() {
-        return Err(problems.join("; "));
+    if let Some(gravest) = problems.iter().map(|problem| problem.kind).max() {
+        let phase = if gravest == ProblemKind::Invalid { VolumePhase::Failed } else { VolumePhase::Pending };
+        return Err(Trouble { phase, reason: gravest.reason(), message: sentence(&problems) });
     }
-    let Some(seen) = observed.stores.get(&data.uid) else { return Err("it is being made".to_owned()) };
-    match &seen.state {
-        StoreState::Made { generation, stores } if *generation == data.generation => {
-            if stores.iter().all(|facts| facts.has_data) {
-                return Ok(());
-            }
-        }
-        _ => {}
+    let pending = |reason: &str, message: String| Trouble {
+        phase: VolumePhase::Pending,
+        reason: Reason::from(reason),
+        message,
+    };
+    let making = || pending("Making", "it is being made".to_owned());
+    let Some(seen) = observed.stores.get(&data.uid) else { return Err(making()) };
+    let made = match &seen.state {
+        StoreState::Made { generation, stores } if *generation == data.generation => Some(stores),
+        _ => None,
+    };
+    if made.is_some_and(|stores| filled(&data_wants(data, desired), stores)) {
+        return Ok(());
     }
     if let Some(failure) = &seen.failure {
-        return Err(failure.message.clone());
+        let (reason, message) = (failure.reason.as_str().into(), failure.message.clone());
+        return Err(Trouble { phase: VolumePhase::Failed, reason, message });
     }
-    let image = data.spec.image.as_deref();
-    Err(image
-        .and_then(|image| crate::store::image_trouble(seen, image))
-        .unwrap_or_else(|| "it is being filled".to_owned()))
+    let (Some(_), Some(image)) = (made, &data.spec.image) else { return Err(making()) };
+    Err(match &seen.image.state {
+        _ if seen.image.reference != *image => pending("Filling", "it is being filled".to_owned()),
+        ImageState::Present { .. } => pending("Filling", "it is being filled".to_owned()),
+        _ if fill_policy(&data.spec) == PullPolicy::Never => Trouble {
+            phase: VolumePhase::Failed,
+            reason: Reason::ErrImageNeverPull,
+            message: format!("image {image} is not on this machine and imagePullPolicy is Never"),
+        },
+        ImageState::Failed { reason, message, .. } => pending(reason.as_str(), message.clone()),
+        ImageState::Pulling | ImageState::Absent => pending("Filling", format!("pulling image {image}")),
+        ImageState::Unknown => {
+            pending("Filling", format!("whether image {image} is here cannot be told yet"))
+        }
+    })
+}
+
+/// Why a DataContainer cannot be taken from yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Trouble {
+    pub(crate) phase: VolumePhase,
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
 }
 
 fn kind_name(kind: VolumesFromKind) -> &'static str {
@@ -596,6 +637,24 @@ pub(crate) fn references(declared: &Declared) -> BTreeSet<ObjectKey> {
         .into_iter()
         .filter_map(|(kind, name)| Some(ObjectKey::new(kind, namespace.clone(), Name::new(name).ok()?)))
         .collect()
+}
+
+/// Every object whose storage a container has if it runs as declared, by name alone.
+pub(crate) fn reachable(declared: &Declared, desired: &Desired) -> BTreeSet<Uid> {
+    let mut found = BTreeSet::new();
+    let mut todo: Vec<ObjectKey> = references(declared).into_iter().collect();
+    while let Some(key) = todo.pop() {
+        let (uid, more) = match desired.get_any(&key) {
+            Some(AnyDeclared::Container(it)) => (it.uid.clone(), references(&it)),
+            Some(AnyDeclared::Data(it)) => (it.uid.clone(), data_references(&it)),
+            Some(AnyDeclared::Volume(it)) => (it.uid.clone(), BTreeSet::new()),
+            Some(AnyDeclared::Values(_)) | None => continue,
+        };
+        if uid != declared.uid && found.insert(uid) {
+            todo.extend(more);
+        }
+    }
+    found
 }
 
 /// Every object that a DataContainer names.

@@ -101,7 +101,7 @@ pub(super) fn environment(
 ) -> Vec<Variable> {
     let mut env = Vec::new();
     for source in &declared.spec.env_from {
-        if let Err(problem) = env_from(declared, source, desired, &mut env) {
+        if let Err(problem) = env_from(declared, source, desired, &mut env, problems) {
             problems.push(problem);
         }
     }
@@ -120,6 +120,7 @@ fn env_from(
     source: &EnvFromSource,
     desired: &Desired,
     env: &mut Vec<Variable>,
+    problems: &mut Vec<Problem>,
 ) -> Result<(), Problem> {
     let (kind, name, optional) = match (&source.config_map_ref, &source.secret_ref) {
         (Some(it), _) => (Kind::ConfigMap, &it.name, it.optional),
@@ -129,8 +130,10 @@ fn env_from(
     let Some(values) = look_up(declared, kind, name, optional, desired)? else { return Ok(()) };
     let prefix = source.prefix.as_deref().unwrap_or_default();
     for (key, value) in &values.0 {
-        let value = text(kind, name, key, value)?;
-        env.push(Variable { name: format!("{prefix}{key}"), value, expand: false });
+        match text(kind, name, key, value) {
+            Ok(value) => env.push(Variable { name: format!("{prefix}{key}"), value, expand: false }),
+            Err(problem) => problems.push(problem),
+        }
     }
     Ok(())
 }

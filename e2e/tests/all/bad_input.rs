@@ -56,13 +56,13 @@ fn fields_that_are_not_built_yet_are_refused_by_name() -> Result<()> {
     for (field, body) in [
         ("spec.livenessProbe", "  livenessProbe: {exec: {command: [test]}}\n"),
         ("spec.lifecycle", "  lifecycle: {preStop: {sleep: {seconds: 1}}}\n"),
-        ("spec.volumesFrom", "  volumesFrom: [{name: data}]\n"),
+        ("spec.readinessProbe", "  readinessProbe: {tcpSocket: {port: 80}}\n"),
         ("spec.tty", "  tty: true\n"),
         (
             "spec.restart.rules",
             "  restart: {rules: [{exitCodes: {operator: In, values: [3]}, action: Stop}]}\n",
         ),
-        ("spec.volumes[0].emptyDir.medium", "  volumes: [{name: m, emptyDir: {medium: Memory}}]\n"),
+        ("spec.resources.limits.ephemeral-storage", "  resources: {limits: {ephemeral-storage: 1Gi}}\n"),
     ] {
         refused_with(&node, &container("a", "busybox", body), &[field, "not supported by this version"])?;
     }

@@ -4,12 +4,14 @@
 
 mod bad_input;
 mod command_line;
+mod commit;
 mod directory;
 mod harness;
 mod holds;
 mod images;
 mod inline;
 mod isolation;
+mod kinds;
 mod logs;
 mod observability;
 mod restarts;
@@ -19,3 +21,4 @@ mod support;
 mod survival;
 mod values;
 mod volumes_from;
+mod volumes_taken;

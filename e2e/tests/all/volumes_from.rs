@@ -92,6 +92,7 @@ fn the_same_by_the_command_line() -> Result<()> {
         Ok(())
     };
     apply("foo.yaml", &data_container("data-foo", "/foo", ""))?;
+    ready(&node, "datacontainers", "data-foo")?;
     apply("consumer.yaml", &consumer()?)?;
     refused(&node)?;
     node.ok(["start", "consumer"])?;

@@ -73,7 +73,10 @@ impl Home {
     pub(super) fn own_new(&self, record: &Record) -> Result<(), VolumeError> {
         let mut record = record.clone();
         record.mode = record.mode.or(Some(DEFAULT_MODE));
-        set_owner(&self.dir(NEW)?, &record).map_err(VolumeError::io("set the owner of the data in", &self.at))
+        let dir = self.dir(NEW)?;
+        set_owner(&dir, &record)
+            .and_then(|()| rustix::fs::fsync(&dir))
+            .map_err(VolumeError::io("set the owner of the data in", &self.at))
     }
 
     /// Owner and mode of data that are there, where others are asked for.
@@ -106,6 +109,7 @@ impl Home {
         let copied = copy_tree(&from, &to)
             .and_then(|()| {
                 failpoint!("volume.fill_copied");
+                set_owner(&to, record)?;
                 Ok(rustix::fs::syncfs(&self.root)?)
             })
             .map_err(VolumeError::io("copy the image's content into", &self.at));
@@ -121,10 +125,7 @@ impl Home {
                     available: stat.f_bavail.saturating_mul(stat.f_frsize),
                 })
             }
-            Err(error) => Err(error),
-            Ok(()) => {
-                set_owner(&to, record).map_err(VolumeError::io("set the owner of the data in", &self.at))
-            }
+            other => other,
         }
     }
 
@@ -138,9 +139,8 @@ impl Home {
         Ok(usage.bytes)
     }
 
-    /// Gives what is in `data.new/` its name.
+    /// Gives what is in `data.new/`, all of it on disk, its name.
     pub(super) fn finish(&self) -> Result<(), VolumeError> {
-        rustix::fs::syncfs(&self.root).map_err(VolumeError::io("sync", &self.at))?;
         failpoint!("volume.fill_synced");
         rustix::fs::renameat_with(&self.root, NEW, &self.root, DATA, RenameFlags::NOREPLACE)
             .map_err(VolumeError::io("name the data in", &self.at))?;

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -22,6 +23,9 @@ const LEAST: u64 = 8 << 20;
 /// take real room.
 const LARGE: u64 = 16 << 30;
 const BLOCK: u64 = 4096;
+/// How long a device may stay mounted after we let go of it.
+const FREE_TRIES: u32 = 50;
+const FREE_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 const E2FSPROGS: &str = "e2fsprogs";
 
 /// What is mounted from an image: the root, by a descriptor that can be read from and synced, and what keeps it.
@@ -138,14 +142,20 @@ pub(super) fn grow(key: &VolumeKey, dir: &Path, capacity: u64) -> Result<(), Vol
 
 /// Both programs open the device for themselves alone, so neither touches one that is mounted anywhere.
 fn grow_unmounted(key: &VolumeKey, device: &Device) -> Result<(), VolumeError> {
-    let exclusive = || std::fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device.path);
-    use std::os::unix::fs::OpenOptionsExt;
-    match exclusive() {
-        Ok(free) => drop(free),
-        Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-            return Err(VolumeError::CannotGrowInUse(key.clone()));
+    let mut left = FREE_TRIES;
+    loop {
+        let mut options = std::fs::OpenOptions::new();
+        match options.read(true).custom_flags(libc::O_EXCL).open(&device.path) {
+            Ok(_free) => break,
+            Err(error) if error.kind() != ErrorKind::ResourceBusy => {
+                return Err(VolumeError::io("open", &device.path)(error));
+            }
+            Err(_) if left == 0 => return Err(VolumeError::CannotGrowInUse(key.clone())),
+            // Our own mount lasts a moment longer where another thread starts a process: until that executes its program, it
+            // has a copy of each descriptor.
+            Err(_) => std::thread::sleep(FREE_PAUSE),
         }
-        Err(error) => return Err(VolumeError::io("open", &device.path)(error)),
+        left -= 1;
     }
     let mut check = program("e2fsck");
     check.args(["-f", "-p"]);

@@ -28,7 +28,7 @@ pub(super) fn is_mounted(at: &Path) -> Result<bool, VolumeError> {
         return Ok(false);
     }
     let stat = rustix::fs::statfs(at).map_err(VolumeError::io("look at", at))?;
-    Ok(i64::try_from(stat.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
+    Ok(stat.f_type == TMPFS_MAGIC)
 }
 
 /// Mounts one, unless it is there. Without `capacity` the kernel's own: half of the memory.
@@ -84,5 +84,5 @@ pub(super) fn open(at: &Path) -> Result<OwnedFd, VolumeError> {
 /// What a tmpfs holds that was given no size (kernel documentation, filesystems/tmpfs.rst): half of the memory.
 pub(super) fn default_capacity() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit)) / 2
+    info.totalram.saturating_mul(u64::from(info.mem_unit)) / 2
 }

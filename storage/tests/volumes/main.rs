@@ -437,7 +437,7 @@ fn root_an_image_has_one_device_whoever_asks() {
     assert_eq!(fstype, "ext4");
     assert_eq!(device.file_name().unwrap().to_str().unwrap(), place.devices()[0]);
     // Two mounts of it are one filesystem; another process finds the device too.
-    let mounts: Vec<_> = active.into_iter().map(Mounted::new).collect();
+    let mounts: Vec<_> = active.iter().map(Mounted::new).collect();
     std::fs::write(mounts[0].path("f"), "x").unwrap();
     assert_eq!(std::fs::read(mounts[7].path("f")).unwrap(), b"x");
     let other = place.open();
@@ -445,7 +445,7 @@ fn root_an_image_has_one_device_whoever_asks() {
     assert_eq!(place.devices().len(), 1);
     let second = mounted(&other, &key("b"));
     assert_eq!(place.devices().len(), 2);
-    drop((mounts, second));
+    drop((active, mounts, second));
     place.assert_no_devices();
     // What removed images leave mounted stays with who has it.
     let last = mounted(&store, &key("a"));

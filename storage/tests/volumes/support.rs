@@ -156,7 +156,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    pub(crate) fn new(active: ActiveVolume) -> Self {
+    pub(crate) fn new(active: &ActiveVolume) -> Self {
         let mount = detached::open(&active.mount).unwrap();
         let inside = active.inside.as_deref().unwrap_or(".");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -179,7 +179,7 @@ impl Mounted {
 }
 
 pub(crate) fn mounted(store: &Volumes, key: &VolumeKey) -> Mounted {
-    Mounted::new(store.activate(key).unwrap())
+    Mounted::new(&store.activate(key).unwrap())
 }
 
 pub(crate) fn dir(at: impl AsFd, path: &str) -> OwnedFd {

@@ -13,6 +13,10 @@ fn object(status: Value) -> Value {
     object
 }
 
+fn container() -> &'static Resource {
+    Resource::named("Container")
+}
+
 fn held() -> Value {
     json!([{"type": "Held", "status": "True"}])
 }
@@ -64,11 +68,12 @@ fn a_row_says_what_kubectl_would() {
         "conditions": [{"type": "Ready", "status": "True"}],
     }));
     assert_eq!(
-        cells(&object, false, false, false, now),
+        cells(container(), &object, Columns::default(), now),
         ["web", "Running", "True", "2 (60s ago)", "5m", "nginx:1.29"]
     );
-    let all = cells(&object, true, true, true, now);
-    assert_eq!(all.len(), headings(true, true, true).len());
+    let columns = Columns { namespaced: true, wide: true, labels: true, kinds: false };
+    let all = cells(container(), &object, columns, now);
+    assert_eq!(all.len(), headings(container(), columns).len());
     assert_eq!(
         all[7..],
         ["0123456789ab", "4711", "n1", "file /etc/stower/manifests/web.yaml", "app=web,tier=front"]
@@ -79,7 +84,12 @@ fn a_row_says_what_kubectl_would() {
 fn what_is_missing_does_not_matter() {
     let now = "2026-11-21T10:05:00Z".parse().unwrap();
     assert_eq!(
-        cells(&json!({"metadata": {"name": "x"}}), false, true, true, now),
+        cells(
+            container(),
+            &json!({"metadata": {"name": "x"}}),
+            Columns { namespaced: false, wide: true, labels: true, kinds: false },
+            now
+        ),
         [
             "x",
             "Pending",
@@ -94,4 +104,82 @@ fn what_is_missing_does_not_matter() {
             "<none>"
         ]
     );
+}
+
+#[test]
+fn storage_and_values_have_rows_of_their_own() {
+    let now = "2026-11-21T10:05:00Z".parse().unwrap();
+    let metadata = json!({"name": "a", "namespace": "default", "creationTimestamp": "2026-11-21T10:00:00Z",
+                          "annotations": {"stower.dev/source": "local API"}});
+    let ready = json!([{"type": "Ready", "status": "True"}]);
+    let volume = json!({
+        "kind": "Volume", "metadata": metadata,
+        "spec": {"driver": "local", "capacity": "1Gi", "reclaimPolicy": "Retain", "nodeName": "n1"},
+        "status": {"conditions": ready, "path": "/v", "users": ["Container default/web", "DataContainer default/d"]},
+    });
+    let data = json!({
+        "kind": "DataContainer", "metadata": metadata,
+        "spec": {"volumes": [{"mountPath": "/a"}, {"mountPath": "/b"}], "reclaimPolicy": "Delete"},
+    });
+    let map = json!({"kind": "ConfigMap", "metadata": metadata, "data": {"a": ""}, "binaryData": {"b": "", "c": ""}});
+    let secret = json!({"kind": "Secret", "metadata": metadata, "data": {"a": ""}, "type": "Opaque"});
+    let wide = Columns { wide: true, ..Columns::default() };
+    for (object, want) in [
+        (
+            &volume,
+            vec![
+                "a",
+                "True",
+                "local",
+                "1Gi",
+                "Retain",
+                "5m",
+                "n1",
+                "container/web,datacontainer/d",
+                "/v",
+                "local API",
+            ],
+        ),
+        (&data, vec!["a", "False", "/a,/b", "Delete", "5m", "<none>", "<none>", "<none>", "local API"]),
+        (&map, vec!["a", "3", "5m", "local API"]),
+        (&secret, vec!["a", "Opaque", "1", "5m", "local API"]),
+    ] {
+        let resource = Resource::named(object["kind"].as_str().unwrap());
+        let got = cells(resource, object, wide, now);
+        assert_eq!(got, want);
+        assert_eq!(got.len(), headings(resource, wide).len());
+        let usual = cells(resource, object, Columns { kinds: true, ..Columns::default() }, now);
+        assert_eq!(usual[0], format!("{}/a", resource.singular));
+        assert_eq!(usual.len(), headings(resource, Columns::default()).len());
+    }
+    let mut leaving = volume.clone();
+    leaving["metadata"]["deletionTimestamp"] = "2026-11-21T10:01:00Z".into();
+    assert_eq!(cells(Resource::named("Volume"), &leaving, wide, now)[1], "Terminating");
+    let mut second = volume;
+    second["status"]["conditions"] =
+        json!([{"type": "Accepted", "status": "False", "reason": "NameConflict"}]);
+    assert_eq!(cells(Resource::named("Volume"), &second, wide, now)[1], "NameConflict");
+    assert_eq!(
+        (word(&leaving), word(&second), word(&data)),
+        ("Terminating".into(), "NameConflict".into(), "Pending".into())
+    );
+}
+
+/// What `kubectl get` prints from the definition, `stower get` prints too.
+#[test]
+fn the_columns_are_those_of_the_definition() {
+    for kind in [stower_crds::Kind::Volume, stower_crds::Kind::DataContainer] {
+        let definition = stower_crds::crd(kind);
+        let columns = definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
+        let of = |wide: bool| -> Vec<String> {
+            let columns = columns.iter().filter(|column| (column["priority"] == 1) == wide);
+            columns.map(|column| column["name"].as_str().unwrap().to_uppercase()).collect()
+        };
+        let resource = Resource::named(kind.as_str());
+        assert_eq!(headings(resource, Columns::default())[1..], of(false));
+        let wide = headings(resource, Columns { wide: true, ..Columns::default() });
+        for column in of(true) {
+            assert!(wide.contains(&column.as_str()), "{column}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ fn names(line: &str) -> Vec<String> {
         Wanted::Names(names) => {
             names.into_iter().map(|(kind, name)| format!("{}/{name}", kind.plural)).collect()
         }
-        Wanted::Kind(kind) => vec![kind.plural.to_owned()],
+        Wanted::Kinds(kinds) => kinds.iter().map(|kind| kind.plural.to_owned()).collect(),
     }
 }
 
@@ -26,6 +26,17 @@ fn arguments_are_read_as_kubectl_does() {
         ("web db", "containers/web containers/db"),
         ("containers web db", "containers/web containers/db"),
         ("container/web ctr/db", "containers/web containers/db"),
+        ("volumes", "volumes"),
+        ("svol data", "volumes/data"),
+        ("sdc", "datacontainers"),
+        ("cm", "configmaps"),
+        ("secret key", "secrets/key"),
+        ("containers,volumes", "containers volumes"),
+        ("vol,volume", "volumes"),
+        ("vol,cm a", "volumes/a configmaps/a"),
+        ("all", "containers datacontainers volumes"),
+        ("volume/a secret/b c", "volumes/a secrets/b containers/c"),
+        ("secrets.stower.dev", "containers/secrets.stower.dev"),
     ] {
         assert_eq!(names(line), words(want), "{line}");
     }
@@ -34,7 +45,15 @@ fn arguments_are_read_as_kubectl_does() {
 #[test]
 fn what_is_no_object_is_refused_by_name() {
     for (line, want) in [
-        ("pods/web", "the agent doesn't have a resource type \"pods\": there is \"containers\""),
+        (
+            "pods/web",
+            "the agent doesn't have a resource type \"pods\": there are containers, datacontainers, volumes, configmaps, secrets",
+        ),
+        (
+            "volumes,pods",
+            "the agent doesn't have a resource type \"pods\": there are containers, datacontainers, volumes, configmaps, secrets",
+        ),
+        ("volume/", "\"volume/\" is no object: write NAME or volume/NAME"),
         ("container/", "\"container/\" is no object: write NAME or container/NAME"),
         ("container/a/b", "\"container/a/b\" is no object: write NAME or container/NAME"),
     ] {
@@ -56,8 +75,16 @@ fn documents_name_their_target() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no matches for kind \"Pod\" in version \"v1\": this version runs Container of stower.dev/v1alpha1"
+        "no matches for kind \"Pod\" in version \"v1\": this version runs Container, DataContainer, Volume of \
+         stower.dev/v1alpha1, and ConfigMap, Secret of v1"
     );
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}});
+    let target = Target::of(&secret, "here").unwrap();
+    assert_eq!(
+        (target.to_string().as_str(), target.url().as_str()),
+        ("secret/key", "/api/v1/namespaces/here/secrets/key")
+    );
+    assert_eq!(target.resource.list(None).as_str(), "/api/v1/secrets");
 }
 
 #[test]

@@ -35,6 +35,12 @@ fn goals_are_reached_when_they_are() {
         (Goal::Ready, Some(&ready(1)), false),
         (Goal::Ready, Some(&ready(2)), true),
         (Goal::Ready, Some(&ended), true),
+        (Goal::Ready, Some(&json!({"kind": "Secret", "metadata": {"generation": 1}})), true),
+        (Goal::Condition("Ready".into(), "true".into()), Some(&ready(2)), true),
+        (Goal::Condition("Ready".into(), "True".into()), Some(&ready(1)), false),
+        (Goal::Condition("Ready".into(), "False".into()), Some(&ready(2)), false),
+        (Goal::Condition("Held".into(), "True".into()), Some(&ready(2)), false),
+        (Goal::Condition("Ready".into(), "True".into()), None, false),
     ] {
         assert_eq!(goal.reached(state), Ok(want), "{goal:?} {state:?}");
     }
