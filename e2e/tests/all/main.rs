@@ -6,6 +6,7 @@ mod bad_input;
 mod command_line;
 mod commit;
 mod directory;
+mod examples;
 mod harness;
 mod holds;
 mod images;
