@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io::Write,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -123,7 +124,7 @@ pub(crate) fn thaw_all(cgroups: &Cgroups) {
     for uid in uids.iter().filter(|uid| cgroups.frozen(uid) == Some(true)) {
         match cgroups.thaw(uid) {
             Ok(()) => {
-                tracing::warn!(uid, "a container stood still after a commit that was cut off; it goes on")
+                tracing::warn!(uid, "a container stood still after a commit that was cut off; it goes on");
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -151,8 +152,11 @@ impl Node {
     /// # Errors
     /// When there is no such container, it was never started, or the disk fails.
     pub fn changes(&self, key: &ObjectKey) -> Result<Vec<ChangeView>, ApiError> {
-        let (_, _, snapshot) = self.container(key)?;
-        let changes = self.storage.changes(&snapshot).map_err(|error| diff_error(key, &error))?;
+        let (object, _, snapshot) = self.container(key)?;
+        let changes = self
+            .storage
+            .changes(&snapshot, &stubs(&object.object))
+            .map_err(|error| diff_error(key, &error))?;
         let shown = changes.into_iter().map(|change| ChangeView {
             path: change.path.to_string_lossy().into_owned(),
             kind: match change.kind {
@@ -223,6 +227,7 @@ impl Node {
             message: options.message,
             created_by: command_line(&object.object["spec"], &base.config),
             created: jiff::Timestamp::now(),
+            stubs: stubs(&object.object),
             changes,
             reading: reading.map(|freeze| Box::new(freeze) as Box<dyn Send>),
         };
@@ -274,6 +279,15 @@ fn command_line(spec: &Value, image: &stower_storage::ImageConfig) -> String {
         (false, _) => (command, args),
     };
     [command, args].concat().join(" ")
+}
+
+/// The places to mount on that are made for every container, and for the volumes of this one.
+fn stubs(object: &Value) -> Vec<PathBuf> {
+    const ALWAYS: [&str; 6] = ["/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+    let mounted = [&object["spec"]["volumeMounts"], &object["status"]["mounts"]];
+    let own = mounted.into_iter().filter_map(Value::as_array).flatten();
+    let own = own.filter_map(|mount| mount["mountPath"].as_str());
+    ALWAYS.into_iter().chain(own).map(PathBuf::from).collect()
 }
 
 fn never_started(key: &ObjectKey) -> ApiError {

@@ -403,7 +403,8 @@ pub(crate) fn data_problems(
         let path = normal(&volume.mount_path);
         match path {
             None => {
-                problems.push(Problem::invalid(format!("mountPath {} is no path below /", volume.mount_path)))
+                problems
+                    .push(Problem::invalid(format!("mountPath {} is no path below /", volume.mount_path)));
             }
             Some(path) => {
                 if let Some(other) = paths.insert(path, &volume.mount_path) {

@@ -149,7 +149,7 @@ pub fn filled() -> Result<Image> {
     builder.config(json!({"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"]})).build(&key)
 }
 
-/// The same as [`filled`], which asks for volumes at `/foo`, where it has content, and at `/anon`, where it has nothing.
+/// The same as [`filled`], which asks for volumes at `/staged`, where it has content, and at `/anon`, where it has nothing.
 pub fn filled_volumes() -> Result<Image> {
     let (builder, key) = filled_builder("filled-volumes")?;
     let config = json!({"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"], "Volumes": {"/foo": {}, "/anon": {}}});
@@ -160,27 +160,27 @@ pub fn filled_volumes() -> Result<Image> {
 pub fn filled_builder(name: &str) -> Result<(ImageBuilder, String)> {
     let (base, base_key) = base()?;
     let top = cache::once("layers", "filled-1", |staging| {
-        let foo = staging.join("foo");
-        fs::create_dir_all(foo.join("deep/inner"))?;
+        let staged = staging.join("foo");
+        fs::create_dir_all(staged.join("deep/inner"))?;
         fs::create_dir(staging.join("bar"))?;
         fs::write(staging.join("bar/seed"), "a seed\n")?;
-        fs::write(foo.join("file"), "the content of foo\n")?;
-        fs::hard_link(foo.join("file"), foo.join("hard"))?;
-        symlink("file", foo.join("link"))?;
-        symlink("/etc/passwd", foo.join("out"))?;
-        fs::write(foo.join("deep/inner/secret"), "not for all\n")?;
-        fs::write(foo.join("program"), "#!/bin/sh\n")?;
-        fs::write(foo.join("big"), vec![b'x'; 2 << 20])?;
+        fs::write(staged.join("file"), "the content of foo\n")?;
+        fs::hard_link(staged.join("file"), staged.join("hard"))?;
+        symlink("file", staged.join("link"))?;
+        symlink("/etc/passwd", staged.join("out"))?;
+        fs::write(staged.join("deep/inner/secret"), "not for all\n")?;
+        fs::write(staged.join("program"), "#!/bin/sh\n")?;
+        fs::write(staged.join("big"), vec![b'x'; 2 << 20])?;
         let own = |path: &str, uid, gid, mode| -> Result<()> {
-            std::os::unix::fs::chown(foo.join(path), Some(uid), Some(gid))?;
-            Ok(fs::set_permissions(foo.join(path), fs::Permissions::from_mode(mode))?)
+            std::os::unix::fs::chown(staged.join(path), Some(uid), Some(gid))?;
+            Ok(fs::set_permissions(staged.join(path), fs::Permissions::from_mode(mode))?)
         };
         own("", 1000, 1000, 0o750)?;
         own("file", 1000, 1001, 0o640)?;
         own("deep", 1000, 1000, 0o2770)?;
         own("deep/inner/secret", 1, 70, 0o600)?;
         own("program", 0, 0, 0o4755)?;
-        rustix::fs::setxattr(foo.join("file"), "user.note", b"kept", rustix::fs::XattrFlags::empty())
+        rustix::fs::setxattr(staged.join("file"), "user.note", b"kept", rustix::fs::XattrFlags::empty())
             .context("the cache's filesystem has to keep extended attributes: name another in STOWER_CACHE")
     })?;
     let builder = ImageBuilder::new(name).layer(&base, Compression::Gzip).layer(&top, Compression::Gzip);

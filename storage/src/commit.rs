@@ -6,6 +6,7 @@
 //! ```
 
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,6 +40,8 @@ pub struct CommitRequest {
     pub created_by: String,
     /// When. The same changes at the same time are the same image.
     pub created: jiff::Timestamp,
+    /// Places to mount on that were made for the container; see [`Storage::changes`].
+    pub stubs: Vec<PathBuf>,
     /// Changes to the configuration, in this order.
     pub changes: Vec<ConfigChange>,
     /// Dropped as soon as the snapshot has been read, on every way out: what keeps the container from running meanwhile.
@@ -166,7 +169,7 @@ impl Storage {
             }
         }
         let config = store.read(&base.id, self.limits().config_bytes)?;
-        let layer = self.make_layer(&snapshot, &base, &mut lease, given_up)?;
+        let layer = self.make_layer(&snapshot, &request.stubs, &base, &mut lease, given_up)?;
         drop(frozen);
 
         let described = Described {
@@ -208,6 +211,7 @@ impl Storage {
     fn make_layer(
         &self,
         snapshot: &SnapshotKey,
+        stubs: &[PathBuf],
         base: &Image,
         lease: &mut Lease,
         given_up: &AtomicBool,
@@ -218,7 +222,7 @@ impl Storage {
                 let (snapshot, base) = (snapshot.clone(), base.digest);
                 return Err(CommitImageError::OtherBase { snapshot, base });
             }
-            let items = compare(&reading.trees, self.unpack_limits())?;
+            let items = compare(&reading.trees, stubs, self.unpack_limits())?;
             // A file that came and went again leaves its mark on the root directory's time, and on nothing else.
             let only_time =
                 items.iter().all(|item| item.path.is_empty()) && same_root_but_time(&reading.trees)?;

@@ -302,8 +302,8 @@ impl Storage {
     }
 
     /// What a container's snapshot changed. See [`Snapshots::changes`].
-    pub fn changes(&self, key: &SnapshotKey) -> Result<Vec<Change>, DiffError> {
-        self.0.snapshots.changes(key)
+    pub fn changes(&self, key: &SnapshotKey, stubs: &[PathBuf]) -> Result<Vec<Change>, DiffError> {
+        self.0.snapshots.changes(key, stubs)
     }
 
     /// All that a container sees of its root filesystem, as a tar archive. See [`Snapshots::export`].

@@ -65,6 +65,7 @@ fn request(snapshot: &str, image: &Image, name: Option<&str>) -> CommitRequest {
         created_by: "sh -c x".into(),
         created: "2026-01-02T03:04:05Z".parse().unwrap(),
         changes: vec![r#"CMD ["new"]"#.parse().unwrap(), "ENV A=1".parse().unwrap()],
+        stubs: Vec::new(),
         reading: None,
     }
 }

@@ -16,7 +16,7 @@ fn limits() -> UnpackLimits {
 /// The snapshot's layer.
 fn pack(bench: &Bench, key: &SnapshotKey) -> Vec<u8> {
     let mut out = Vec::new();
-    bench.store().write_layer(key, &limits(), &mut out).unwrap();
+    bench.store().write_layer(key, &[], &limits(), &mut out).unwrap();
     out
 }
 
@@ -26,7 +26,7 @@ fn told(bench: &Bench, key: &SnapshotKey) -> Vec<String> {
         ChangeKind::Modified => 'C',
         ChangeKind::Deleted => 'D',
     };
-    let changes = bench.store().changes(key).unwrap();
+    let changes = bench.store().changes(key, &[]).unwrap();
     changes.iter().map(|change| format!("{} {}", letter(change.kind), change.path.display())).collect()
 }
 
@@ -74,7 +74,7 @@ fn edited(bench: &mut Bench, layers: &[Vec<Item>], edit: impl Fn(&Files)) -> Edi
     let tree = tree(&mount);
     let (layer, told_) = (pack(bench, &key), told(bench, &key));
     // What a driver lets us skip is nothing.
-    assert_eq!(bench.store().changes(&key).unwrap(), bench.store().changes_in_full(&key).unwrap());
+    assert_eq!(bench.store().changes(&key, &[]).unwrap(), bench.store().changes_in_full(&key, &[]).unwrap());
     assert_eq!(layer, pack(bench, &key), "twice the same");
     close(mount);
     bench.store().deactivate(&key).unwrap();
@@ -276,7 +276,7 @@ fn root_names_of_whiteouts_are_refused() {
         let (key, mount) = bench.mounted(Some(&parent));
         Files::new(&mount).write("usr/.wh.lower", "");
         close(mount);
-        let error = bench.store().write_layer(&key, &limits(), &mut Vec::new()).unwrap_err();
+        let error = bench.store().write_layer(&key, &[], &limits(), &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains("usr/.wh.lower"), "{error}");
         assert_eq!(told(bench, &key), ["C /usr", "A /usr/.wh.lower"]);
     });
@@ -306,10 +306,51 @@ fn root_endless_depth_is_refused() {
         let files = Files::new(&mount);
         files.mkdir(&["d"; 400].join("/"));
         close(mount);
-        let error = bench.store().write_layer(&key, &limits(), &mut Vec::new()).unwrap_err();
+        let error = bench.store().write_layer(&key, &[], &limits(), &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains("too deep"), "{error}");
         assert!(bench.store().export(&key, &mut Vec::new()).is_err());
     });
+}
+
+/// Places to mount on are no changes, as long as they are only that.
+#[test]
+fn root_places_to_mount_on_are_no_changes() {
+    all(|bench| {
+        let parent = bench.unpack(&base());
+        let (key, mount) = bench.mounted(Some(&parent));
+        let files = Files::new(&mount);
+        for dir in ["srv/data", "mnt/a/b", "mnt/c", "usr/vol"] {
+            files.mkdir(dir);
+        }
+        for (file, content) in [("etc/resolv.conf", ""), ("etc/hostname", "own"), ("mnt/c/kept", "")] {
+            files.write(file, content);
+        }
+        settle(&files, "");
+        restore_times(&files, &["etc", "usr", ""]);
+        close(mount);
+        let stubs = [
+            "/srv/data",
+            "/mnt/a/b/",
+            "/mnt/c",
+            "/usr/vol",
+            "/etc/resolv.conf",
+            "/etc/hostname",
+            "/etc/hosts",
+        ];
+        let stubs = stubs.map(std::path::PathBuf::from);
+        let changes = bench.store().changes(&key, &stubs).unwrap();
+        let paths: Vec<_> = changes.iter().map(|change| change.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["/etc", "/etc/hostname", "/mnt", "/mnt/c", "/mnt/c/kept"]);
+    });
+}
+
+/// Directories have the time that their image gave them.
+fn restore_times(files: &Files, dirs: &[&str]) {
+    for dir in dirs {
+        let seconds = if dir.is_empty() { 0 } else { 1_500_000_000 };
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        std::fs::File::open(files.path(dir)).unwrap().set_modified(time).unwrap();
+    }
 }
 
 /// Who reads a snapshot keeps it.

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde_json::{Value, json};
+use stower_crds::Quantity;
 
 use super::{
     age,
@@ -95,7 +96,10 @@ async fn ls(context: &Context, args: &VolumeLsArgs) -> Result<(), CliError> {
             text(&item["driver"]),
             usage["bytes"].as_u64().map_or_else(|| "<unknown>".to_owned(), age::bytes),
             amount(&usage["inodes"]),
-            item["capacity"].as_u64().map_or_else(|| "<none>".to_owned(), age::bytes),
+            // As it is declared: 16Mi.
+            item["capacity"]
+                .as_u64()
+                .map_or_else(|| "<none>".to_owned(), |bytes| Quantity::from_bytes(bytes).to_string()),
             users(item),
         ];
         if context.all_namespaces {

@@ -43,8 +43,8 @@ const PULL_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// How an effect ended.
 #[derive(Debug)]
 pub(crate) enum Done {
-    /// The image is here, unpacked, and this is its digest.
-    Pulled { digest: ImageDigest },
+    /// The image is here, unpacked; its digest, and the volumes that it asks for.
+    Pulled { digest: ImageDigest, volumes: Vec<String> },
     /// The image could not be had.
     PullFailed { reason: PullFailure, message: String },
     /// The process runs.

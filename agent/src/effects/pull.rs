@@ -20,7 +20,10 @@ pub(super) async fn pull(effects: &Effects, text: &str, digest: Option<&ImageDig
     match effects.storage.pull(&reference, PullRequest::default()).await {
         Ok(image) => {
             effects.metrics.pulls.with_label_values(&["success"]).inc();
-            Done::Pulled { digest: ImageDigest::new(&image.digest.to_string()) }
+            Done::Pulled {
+                digest: ImageDigest::new(&image.digest.to_string()),
+                volumes: image.config.volumes.clone(),
+            }
         }
         Err(error) => {
             effects.metrics.pulls.with_label_values(&["failure"]).inc();

@@ -6,11 +6,11 @@ use stower_controllers::{
     FailureReason, ImageDigest, StoreContent, StoreFacts, StoreId, StoreMedium, StoreWant,
 };
 use stower_crds::{Generation, Owner};
-use stower_storage::{VolumeDriver, VolumeOptions, VolumeRecord};
+use stower_storage::{VolumeDriver, VolumeError, VolumeOptions, VolumeRecord};
 
 use super::{
     Done, Effects, chain,
-    volumes::{check, key, make_host_path},
+    volumes::{check, data_prefix, key, make_host_path},
 };
 
 impl Effects {
@@ -24,17 +24,23 @@ impl Effects {
         let mut trees = HashMap::new();
         let mut facts = Vec::new();
         let mut problems = Vec::new();
+        let mut reason = FailureReason::ProvisioningFailed;
         for want in stores {
             match self.make_store(want, image, &mut trees) {
                 Ok(made) => facts.push(made),
-                Err(problem) => problems.push(format!("{}: {problem}", want.id)),
+                Err(Problem { refused, message }) => {
+                    if refused {
+                        reason = FailureReason::CreateContainerConfigError;
+                    }
+                    problems.push(format!("{}: {message}", want.id));
+                }
             }
             super::failpoint("make.store");
         }
         if problems.is_empty() {
             return Done::Made { generation, stores: facts };
         }
-        failed(FailureReason::ProvisioningFailed, problems.join("; "))
+        failed(reason, problems.join("; "))
     }
 
     fn make_store(
@@ -42,7 +48,7 @@ impl Effects {
         want: &StoreWant,
         image: Option<&ImageDigest>,
         trees: &mut HashMap<ImageDigest, stower_storage::ImageTree>,
-    ) -> Result<StoreFacts, String> {
+    ) -> Result<StoreFacts, Problem> {
         let options = |driver, capacity, owner: &Owner, mode| VolumeOptions {
             driver,
             capacity,
@@ -67,11 +73,11 @@ impl Effects {
             }
             StoreMedium::Local { capacity, owner, mode } => {
                 let options = options(VolumeDriver::Local, *capacity, owner, *mode);
-                self.volumes.provision(&key, &options).map_err(|error| chain(&error))?
+                self.volumes.provision(&key, &options)?
             }
             StoreMedium::Tmpfs { capacity, owner, mode } => {
                 let options = options(VolumeDriver::Tmpfs, *capacity, owner, *mode);
-                self.volumes.provision(&key, &options).map_err(|error| chain(&error))?
+                self.volumes.provision(&key, &options)?
             }
             StoreMedium::Made => {
                 let found = self.volumes.find(&key).map_err(|error| chain(&error))?;
@@ -96,7 +102,14 @@ impl Effects {
     pub(super) fn remove_stores(&self, stores: &[StoreId]) -> Done {
         let mut problems = Vec::new();
         for id in stores {
-            let removed = key(id).and_then(|key| self.volumes.remove(&key).map_err(|error| chain(&error)));
+            // Of a DataContainer that goes, stores of paths that it no longer has go too.
+            let removed = key(id).and_then(|key| match id {
+                StoreId::Data { .. } => {
+                    let all = data_prefix(&key)?;
+                    self.volumes.remove_all(&all).map(drop).map_err(|error| chain(&error))
+                }
+                _ => self.volumes.remove(&key).map_err(|error| chain(&error)),
+            });
             problems.extend(removed.err().map(|problem| format!("{id}: {problem}")));
             super::failpoint("remove.store");
         }
@@ -104,6 +117,26 @@ impl Effects {
             return Done::StoresRemoved;
         }
         failed(FailureReason::VolumeFailedDelete, problems.join("; "))
+    }
+}
+
+/// Why a store is not there.
+struct Problem {
+    /// It is there, and is not what is declared: its data stay.
+    refused: bool,
+    message: String,
+}
+
+impl From<String> for Problem {
+    fn from(message: String) -> Self {
+        Self { refused: false, message }
+    }
+}
+
+impl From<VolumeError> for Problem {
+    fn from(error: VolumeError) -> Self {
+        let refused = matches!(error, VolumeError::WrongDriver { .. } | VolumeError::WrongKind { .. });
+        Self { refused, message: chain(&error) }
     }
 }
 

@@ -50,6 +50,11 @@ pub(super) fn private_prefix(owner: &Uid) -> Result<VolumeKey, String> {
     VolumeKey::new(["c", owner.as_str()]).map_err(|error| chain(&error))
 }
 
+/// Every store of the DataContainer that has this one.
+pub(super) fn data_prefix(key: &VolumeKey) -> Result<VolumeKey, String> {
+    VolumeKey::new(key.parts().iter().take(3)).map_err(|error| chain(&error))
+}
+
 /// A path as a file name: 16 hexadecimal digits of its digest.
 fn short_digest(path: &str) -> String {
     Sha256::digest(path.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -70,7 +75,9 @@ impl Effects {
                 MountWhat::Store(id) => {
                     match key(id).and_then(|key| self.volumes.find(&key).map_err(|e| chain(&e))) {
                         Ok(Some(_)) => None,
-                        Ok(None) => Some(format!("the data of {id} is not there; it is made again")),
+                        Ok(None) => Some(format!(
+                            "the data of {id} is gone; put it back, or delete and declare it again to begin with none"
+                        )),
                         Err(error) => Some(format!("{id}: {error}")),
                     }
                 }

@@ -401,7 +401,8 @@ impl Engine {
             seen.failure = None;
         }
         match done {
-            Done::Pulled { digest } => {
+            Done::Pulled { digest, volumes } => {
+                seen.image.volumes = volumes.into();
                 seen.image.state = ImageState::Present { digest, asked: generation };
                 self.pulled(uid, took);
             }

@@ -7,7 +7,7 @@ use stower_controllers::{
     Act, Action, Entry, Now, Plan, ProcessState, RecordState, RejectReason, StatusInput, container_status,
     resolve,
 };
-use stower_crds::{ContainerStatus, Kind, ObjectKey, Phase, Uid};
+use stower_crds::{ContainerStatus, Kind, ObjectKey, Phase, Reason, Uid};
 
 use super::{Engine, stores::StoreStatus};
 use crate::{
@@ -99,6 +99,18 @@ impl Engine {
             old,
         };
         let status = container_status(&input, now);
+        let waiting =
+            |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.waiting.clone());
+        if let Some(waits) = waiting(&status).filter(|_| !problems.is_empty())
+            && old.and_then(waiting).as_ref() != Some(&waits)
+        {
+            // What is missing may only be on its way.
+            let type_ = match waits.reason {
+                Reason::DependencyMissing => EventType::Normal,
+                _ => EventType::Warning,
+            };
+            self.event(uid, type_, waits.reason.as_str(), waits.message.unwrap_or_default());
+        }
         let restarts = record.and_then(RecordState::known).map_or(0, |record| record.restart_count);
         let before = old.map_or(restarts, |old| old.restart_count);
         if restarts > before {

@@ -100,7 +100,7 @@ impl Engine {
         }
         if action == ActionKind::PullImage {
             match done {
-                Done::Pulled { digest } => {
+                Done::Pulled { digest, .. } => {
                     let generation = match self.desired.any_by_uid(uid) {
                         Some(AnyDeclared::Data(declared)) => Some(declared.generation),
                         _ => None,

@@ -215,6 +215,8 @@ pub fn resolve(
         memo: BTreeMap::new(),
         stack: Vec::new(),
         problems: Vec::new(),
+        #[cfg(test)]
+        steps: 0,
     };
     let mounts = resolver.mounts(declared);
     let env = values::environment(declared, desired, &mut resolver.problems);
@@ -269,11 +271,18 @@ struct Resolver<'a> {
     memo: BTreeMap<ObjectKey, Vec<Found>>,
     stack: Vec<ObjectKey>,
     problems: Vec<Problem>,
+    /// How many containers were looked at.
+    #[cfg(test)]
+    steps: usize,
 }
 
 impl Resolver<'_> {
     /// Every mount of a container, its own before those that it takes, and those that its image asks for.
     fn mounts(&mut self, declared: &Declared) -> Vec<Found> {
+        #[cfg(test)]
+        {
+            self.steps += 1;
+        }
         self.stack.push(declared.key.clone());
         let mut all: BTreeMap<String, (Found, String)> = BTreeMap::new();
         let mut order = Vec::new();
@@ -494,13 +503,7 @@ impl Resolver<'_> {
         if let Some(found) = self.memo.get(key) {
             return found.clone();
         }
-        let mut found = self.mounts(&container);
-        for (_, uses) in &mut found {
-            // Its own storage goes with it, so it stays while that is in use.
-            if !uses.contains(&container.uid) {
-                uses.push(container.uid.clone());
-            }
-        }
+        let found = self.mounts(&container);
         self.memo.insert(key.clone(), found.clone());
         found
     }

@@ -8,8 +8,8 @@ use stower_e2e::{Catalog, TestNode, catalog, process};
 use crate::support::{container, shell};
 
 /// Changes with times that are fixed, so that two nodes have the same ones.
-const CHANGES: &str = "mkdir /data; echo one > /data/one; echo two >> /etc/greeting; ln /data/one /data/also; rm /bin/vi; \
-                       touch -d '2026-01-02 03:04:05' /data/one /data /etc/greeting /etc /bin /; \
+const CHANGES: &str = "mkdir /data; echo one > /data/one; echo two >> /etc/greeting; ln /data/one /data/also; rm /usr/bin/vi; \
+                       touch -d '2026-01-02 03:04:05' /data/one /data /etc/greeting /etc /usr/bin /; \
                        echo ready; exec sleep 1000000";
 
 /// A container that has made its changes.
@@ -30,8 +30,16 @@ fn listed(archive: &Path) -> Result<Vec<String>> {
 fn diff_lists_exactly_what_changed() -> Result<()> {
     let node = TestNode::start()?;
     changed(&node, "a")?;
-    let expected =
-        ["C /bin", "D /bin/vi", "A /data", "A /data/also", "A /data/one", "C /etc", "A /etc/greeting"];
+    let expected = [
+        "A /data",
+        "A /data/also",
+        "A /data/one",
+        "C /etc",
+        "A /etc/greeting",
+        "C /usr",
+        "C /usr/bin",
+        "D /usr/bin/vi",
+    ];
     let told = node.ok(["diff", "a"])?;
     ensure!(told.lines().collect::<Vec<_>>() == expected, "{told}");
     // Stopped, it is the same.
@@ -46,7 +54,7 @@ fn diff_lists_exactly_what_changed() -> Result<()> {
 fn a_committed_image_runs_with_the_changes() -> Result<()> {
     let node = TestNode::start()?;
     let pid = changed(&node, "a")?;
-    let script = "CMD [\"sh\", \"-c\", \"echo $GREETING; cat /data/also /etc/greeting; ls /bin/vi; exec sleep 1000000\"]";
+    let script = "CMD [\"sh\", \"-c\", \"echo $GREETING; cat /data/also /etc/greeting; ls /usr/bin/vi; exec sleep 1000000\"]";
     let digest = node.ok([
         "commit",
         "a",
@@ -171,9 +179,13 @@ fn export_is_the_whole_tree() -> Result<()> {
     let archive = node.folder().join("a.tar");
     node.ok(["export", "a", "-o", archive.to_str().context("odd path")?])?;
     let names = listed(&archive)?;
-    for (name, there) in
-        [("bin/busybox", true), ("data/", true), ("data/one", true), ("data/also", true), ("bin/vi", false)]
-    {
+    for (name, there) in [
+        ("usr/bin/busybox", true),
+        ("data/", true),
+        ("data/one", true),
+        ("data/also", true),
+        ("usr/bin/vi", false),
+    ] {
         ensure!(names.iter().any(|found| found == name) == there, "{name}: {names:?}");
     }
     let folder = node.folder().join("unpacked");

@@ -288,6 +288,28 @@ fn data_that_is_left_behind_is_seen_and_pruned() -> Result<()> {
 }
 
 #[test]
+fn a_capacity_is_told_and_measured() -> Result<()> {
+    let node = TestNode::builder().no_registry().start()?;
+    apply(&node, &VOLUME.replace("driver: local", "driver: local, capacity: 16Mi"))?;
+    ready(&node, "volumes", "data")?;
+    let data = json(&node, &["volume", "inspect", "data"])?["data"][0].take();
+    ensure!(data["capacity"] == 16 << 20 && data["capacityEnforced"] == true, "{data}");
+    let available = data["usage"]["available"].as_u64().context("not measured")?;
+    ensure!(available > 0 && available < 16 << 20, "{data}");
+    let listed = node.ok(["volume", "ls"])?;
+    ensure!(listed.contains(" 16Mi "), "{listed}");
+    let capacity = node.metric("stower_volume_stats_capacity_bytes")?;
+    ensure!(capacity > 0.0, "no gauge of the capacity: {capacity}");
+    ensure!(node.ok(["describe", "volume", "data"])?.contains("16Mi (enforced)"), "describe");
+    ensure!(node.ok(["get", "volume", "data"])?.contains(" 16Mi "), "get");
+    let file = node.folder().join("small.yaml");
+    fs::write(&file, VOLUME.replace("driver: local", "driver: local, capacity: 8Mi"))?;
+    let said = node.refused(["apply", "-f", file.to_str().context("an odd path")?])?;
+    ensure!(said.contains("capacity can grow and not shrink"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn values_in_the_environment_are_described_as_kubectl_does() -> Result<()> {
     let node = TestNode::start()?;
     apply(&node, &[CONFIG, SECRET].join("---\n"))?;

@@ -5,6 +5,7 @@
 mod bad_input;
 mod command_line;
 mod commit;
+mod crashes;
 mod directory;
 mod examples;
 mod harness;
@@ -21,5 +22,6 @@ mod steady;
 mod support;
 mod survival;
 mod values;
+mod volumes;
 mod volumes_from;
 mod volumes_taken;

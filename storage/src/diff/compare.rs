@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use rustix::fs::{FileType, OFlags, Stat};
 
@@ -33,7 +35,14 @@ pub(crate) struct Item {
 
 /// All changes from `trees.parent` to `trees.top`, by the bytes of their paths. Directories on the way to a change are
 /// changes too.
-pub(crate) fn compare(trees: &Trees, limits: &UnpackLimits) -> Result<Vec<Item>, DiffError> {
+///
+/// `stubs` are places to mount on that were made for whoever runs in it. Where such a place was added and is an empty file
+/// or directory, it is no change, and neither are directories that were added only to hold it.
+pub(crate) fn compare(
+    trees: &Trees,
+    stubs: &[PathBuf],
+    limits: &UnpackLimits,
+) -> Result<Vec<Item>, DiffError> {
     let mut walk = Walk::new(trees, trees.upper.as_ref(), limits);
     walk.run()?;
     // A linked file that was copied and is equal may have lost a name that was not looked at.
@@ -42,6 +51,7 @@ pub(crate) fn compare(trees: &Trees, limits: &UnpackLimits) -> Result<Vec<Item>,
         walk.run()?;
     }
     walk.broken_links();
+    walk.forget_stubs(stubs)?;
     walk.parents();
     Ok(walk
         .items
@@ -291,6 +301,46 @@ impl<'a> Walk<'a> {
             let state = (ChangeKind::Modified, Action::Write, false);
             self.items.entry(path.clone()).or_insert(state);
         }
+    }
+
+    fn forget_stubs(&mut self, stubs: &[PathBuf]) -> Result<(), DiffError> {
+        let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
+        let clean = |path: Vec<u8>| {
+            let parts = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+            parts.collect::<Vec<_>>().join(&b'/')
+        };
+        let stubs: BTreeSet<Vec<u8>> = stubs.iter().map(|path| clean(bytes(path))).collect();
+        for stub in stubs.iter().rev() {
+            let mut path = stub.as_slice();
+            while !path.is_empty() {
+                let below = [path, b"/"].concat();
+                let added = matches!(self.items.get(path), Some((ChangeKind::Added, Action::Write, _)));
+                let holds = self
+                    .items
+                    .range(below.clone()..)
+                    .next()
+                    .is_some_and(|(inner, _)| inner.starts_with(&below));
+                if !added || holds || !self.is_empty(path, path == stub.as_slice())? {
+                    break;
+                }
+                self.items.remove(path);
+                path = split_last(path).0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a directory, or where it may be one a file, has nothing in it.
+    fn is_empty(&self, path: &[u8], or_file: bool) -> Result<bool, DiffError> {
+        let (dir, name) = split_last(path);
+        let Some(dir) = self.open(&self.trees.top, dir)? else { return Ok(false) };
+        let Some(stat) = gone(stat(&dir, name), path)? else { return Ok(false) };
+        // What a directory holds is among the changes, as it was added itself.
+        Ok(match kind(&stat) {
+            FileType::Directory => true,
+            FileType::RegularFile => or_file && stat.st_size == 0,
+            _ => false,
+        })
     }
 
     fn parents(&mut self) {

@@ -114,19 +114,22 @@ impl DiffError {
 impl Snapshots {
     /// What the snapshot changed, by the bytes of the paths. Directories on the way to a change are changes too; the root
     /// itself is never told. The snapshot may be in use; what changes meanwhile is seen or not.
-    pub fn changes(&self, key: &SnapshotKey) -> Result<Vec<Change>, DiffError> {
+    ///
+    /// `stubs` are places to mount on that were made for the container, such as `/etc/hosts`: where one was added and is
+    /// empty, it is no change.
+    pub fn changes(&self, key: &SnapshotKey, stubs: &[PathBuf]) -> Result<Vec<Change>, DiffError> {
         let reading = self.read(key)?;
-        let items = compare(&reading.trees, &UnpackLimits::default())?;
+        let items = compare(&reading.trees, stubs, &UnpackLimits::default())?;
         let told = items.into_iter().filter(|item| !item.path.is_empty());
         Ok(told.map(|item| Change { path: absolute(&item.path), kind: item.kind }).collect())
     }
 
     /// What [`changes`](Self::changes) tells, by looking at everything.
     #[cfg(feature = "testing")]
-    pub fn changes_in_full(&self, key: &SnapshotKey) -> Result<Vec<Change>, DiffError> {
+    pub fn changes_in_full(&self, key: &SnapshotKey, stubs: &[PathBuf]) -> Result<Vec<Change>, DiffError> {
         let mut reading = self.read(key)?;
         reading.trees.upper = None;
-        let items = compare(&reading.trees, &UnpackLimits::default())?;
+        let items = compare(&reading.trees, stubs, &UnpackLimits::default())?;
         let told = items.into_iter().filter(|item| !item.path.is_empty());
         Ok(told.map(|item| Change { path: absolute(&item.path), kind: item.kind }).collect())
     }
@@ -142,11 +145,12 @@ impl Snapshots {
     pub fn write_layer(
         &self,
         key: &SnapshotKey,
+        stubs: &[PathBuf],
         limits: &UnpackLimits,
         out: &mut dyn Write,
     ) -> Result<bool, DiffError> {
         let reading = self.read(key)?;
-        let items = compare(&reading.trees, limits)?;
+        let items = compare(&reading.trees, stubs, limits)?;
         write_layer(&reading.trees, &items, limits, out)?;
         Ok(!items.is_empty())
     }

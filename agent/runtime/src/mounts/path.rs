@@ -54,6 +54,22 @@ pub(crate) fn open_making(
     open_inside(root, path, flags, resolve)
 }
 
+/// Makes something in the directory `at` and leaves the directory's time of modification as it was: what is made so is a
+/// place to mount on and no content, and a layer that is made of this tree is to be the same at any time.
+fn keeping_time<T>(at: BorrowedFd<'_>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = rustix::fs::fstat(at);
+    let made = make()?;
+    if let Ok(before) = before {
+        let nanoseconds = i64::try_from(before.st_mtime_nsec).unwrap_or(0);
+        let time = rustix::fs::Timespec { tv_sec: before.st_mtime, tv_nsec: nanoseconds };
+        let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let times = rustix::fs::Timestamps { last_access: omit, last_modification: time };
+        // Not worth a container that does not start.
+        let _ = rustix::fs::utimensat(at, ".", &times, rustix::fs::AtFlags::empty());
+    }
+    Ok(made)
+}
+
 /// Walks one component at a time and makes what is missing. `..` in a link's target goes back on the walk's own stack,
 /// so that it cannot leave the root.
 fn walk_making(root: BorrowedFd<'_>, path: &str, make: Make, no_links: bool) -> Result<()> {
@@ -73,13 +89,13 @@ fn walk_making(root: BorrowedFd<'_>, path: &str, make: Make, no_links: bool) -> 
         let at = stack.last().map_or(root, AsFd::as_fd);
         if make == Make::File && last {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match rustix::fs::openat(at, &*name, flags, Mode::from_raw_mode(0o644)) {
+            match keeping_time(at, || rustix::fs::openat(at, &*name, flags, Mode::from_raw_mode(0o644))) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EXIST) => {}
                 Err(e) => return Err(e),
             }
         } else {
-            match rustix::fs::mkdirat(at, &*name, Mode::from_raw_mode(0o755)) {
+            match keeping_time(at, || rustix::fs::mkdirat(at, &*name, Mode::from_raw_mode(0o755))) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 // A read-only filesystem that has the directory says so before it says that it exists.
                 Err(Errno::ROFS) => {}

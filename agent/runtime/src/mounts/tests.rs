@@ -277,3 +277,23 @@ fn peers_are_read_from_the_table_of_mounts() {
     assert_eq!(of(30), Some(("/c".to_owned(), false, true)));
     assert_eq!(of(2), None);
 }
+
+/// A place to mount on is no content: the directory that gets it keeps its time.
+#[test]
+fn root_places_leave_the_time_of_their_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::create_dir(root.join("etc")).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000, 7);
+    for path in ["etc", "."] {
+        fs::File::open(root.join(path)).unwrap().set_modified(time).unwrap();
+    }
+    let top = open(root);
+    for (path, make) in [("etc/hosts", Make::File), ("srv/data", Make::Dir)] {
+        open_making(top.as_fd(), path, make, ResolveFlags::empty()).unwrap();
+        assert!(root.join(path).exists());
+    }
+    for path in ["etc", "."] {
+        assert_eq!(fs::metadata(root.join(path)).unwrap().modified().unwrap(), time, "{path}");
+    }
+}
