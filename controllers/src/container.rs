@@ -18,7 +18,7 @@ use crate::{
     },
     plan::Note,
     record::{EndCause, Ended, Launch, LaunchStage, Record, RecordState},
-    resolve::{Resolved, ResolvedMount, reachable, resolve, sentence},
+    resolve::{Files, Resolved, ResolvedMount, reachable, resolve, resolve_files, sentence},
     restart::{Verdict, retry_delay, verdict},
     store::{Facts, list},
     time::{Mono, Now},
@@ -360,10 +360,10 @@ impl Planner<'_, '_> {
         if !has_files(&declared.spec) {
             return;
         }
-        let Ok(resolved) = resolve(declared, self.facts.desired, self.facts.observed) else { return };
-        let files = resolved.files();
+        let files = resolve_files(declared, self.facts.desired, self.facts.observed);
         let known = self.observed.files_written.as_ref();
-        if known.map_or(files.is_empty(), |known| *known == files) || self.backs_off(ActionKind::Refresh) {
+        let same = |(name, files): (&String, &Arc<Files>)| known.and_then(|all| all.get(name)) == Some(files);
+        if files.iter().all(same) || self.backs_off(ActionKind::Refresh) {
             return;
         }
         self.act(Act::Refresh { run, files }, Why::ValuesChanged);

@@ -215,6 +215,15 @@ exec nginx -e stderr -c /tmp/nginx.conf "$@"
 
 /// PostgreSQL, whose data directory is made at the first start; `PORT` tells where it listens.
 pub fn postgres() -> Result<Image> {
+    postgres_build("postgres", 1)
+}
+
+/// The same PostgreSQL in a later build of its image: another digest, another writable layer.
+pub fn postgres_upgraded() -> Result<Image> {
+    postgres_build("postgres-upgraded", 2)
+}
+
+fn postgres_build(name: &str, build: u32) -> Result<Image> {
     let script = r#"bin=$(echo /usr/lib/postgresql/*/bin)
 if [ ! -s data/PG_VERSION ]; then
   "$bin/initdb" -D data -U postgres -A trust --locale=C --encoding=UTF8 --no-sync >&2
@@ -222,17 +231,11 @@ fi
 exec "$bin/postgres" -D data -p "${PORT:-5432}" -c listen_addresses=127.0.0.1 -c unix_socket_directories=/var/run/postgresql \
   -c jit=off -c shared_buffers=16MB -c timezone=GMT -c log_timezone=GMT "$@"
 "#;
-    let config = json!({"Env": ["PATH=/usr/bin:/bin"], "Entrypoint": ["/entrypoint.sh"], "User": "postgres",
-        "WorkingDir": "/var/lib/postgresql", "StopSignal": "SIGINT"});
-    service(
-        "postgres",
-        &["postgresql"],
-        &["postgresql-1", "tzdata"],
-        script,
-        "var/lib/postgresql",
-        config,
-        false,
-    )
+    let config = json!({"Env": ["PATH=/usr/bin:/bin", format!("BUILD={build}")], "Entrypoint": ["/entrypoint.sh"],
+        "User": "postgres", "WorkingDir": "/var/lib/postgresql", "StopSignal": "SIGINT",
+        "Volumes": {"/var/lib/postgresql/data": {}}});
+    let also = ["postgresql-1", "tzdata"];
+    service(name, &["postgresql"], &also, script, "var/lib/postgresql/data", config, false)
 }
 
 /// The project's own static test program as the only file, `/payload`. zstd.
@@ -300,7 +303,7 @@ fn base() -> Result<(PathBuf, String)> {
     Ok((folder, key))
 }
 
-/// busybox below, the service's packages above.
+/// busybox below, the service's packages above. What follows a dash in `name` tells one build of it from another.
 fn service(
     name: &str,
     packages: &[&str],
@@ -312,7 +315,9 @@ fn service(
 ) -> Result<Image> {
     let (base, base_key) = base()?;
     let tree = Tree::of(packages, also)?;
-    let key = format!("{name}-{}-{}", tree.key, &cache::sha256(format!("2{script}{home}").as_bytes())[..8]);
+    let service = name.split('-').next().unwrap_or(name);
+    let key =
+        format!("{service}-{}-{}", tree.key, &cache::sha256(format!("2{script}{home}").as_bytes())[..8]);
     let owner = match config["User"].as_str() {
         Some("postgres") => 70,
         Some(_) => 1,
@@ -337,7 +342,7 @@ fn service(
         fs::write(&entry, format!("#!/bin/sh\nset -e\n{script}"))?;
         fs::set_permissions(&entry, fs::Permissions::from_mode(0o755))?;
         // Through the lower layer's link: /var/run/NAME is /run/NAME in the container.
-        for folder in [home.to_owned(), format!("var/run/{name}ql"), format!("var/log/{name}")] {
+        for folder in [home.to_owned(), format!("var/run/{service}ql"), format!("var/log/{service}")] {
             make_owned(&staging.join(folder), owner)?;
         }
         Ok(())

@@ -430,7 +430,7 @@ impl Engine {
                 seen.cgroup = cgroup;
             }
             Done::Updated => seen.updated = generation,
-            Done::Refreshed { files } => seen.files_written = Some(files),
+            Done::Refreshed { files } => seen.files_written.get_or_insert_default().extend(files),
             Done::Made { .. } | Done::StoresRemoved => {}
             Done::TornDown => {
                 seen.process = ProcessState::Absent;

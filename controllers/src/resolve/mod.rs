@@ -208,16 +208,7 @@ pub fn resolve(
     desired: &Desired,
     observed: &Observed,
 ) -> Result<Resolved, Vec<Problem>> {
-    let mut resolver = Resolver {
-        desired,
-        observed,
-        top: declared,
-        memo: BTreeMap::new(),
-        stack: Vec::new(),
-        problems: Vec::new(),
-        #[cfg(test)]
-        steps: 0,
-    };
+    let mut resolver = Resolver::new(declared, desired, observed);
     let mounts = resolver.mounts(declared);
     let env = values::environment(declared, desired, &mut resolver.problems);
     let mut problems = resolver.problems;
@@ -235,6 +226,13 @@ pub fn resolve(
     let mut mounts: Vec<ResolvedMount> = mounts.into_iter().map(|(mount, _)| mount).collect();
     mounts.sort_by(|a, b| (depth(&a.path), &a.path).cmp(&(depth(&b.path), &b.path)));
     Ok(Resolved { mounts, env, uses })
+}
+
+/// The volumes of files that can be resolved now, whatever else is missing: what is gone concerns the next start, and keeps
+/// no other file of a running container from being refreshed.
+pub(crate) fn resolve_files(declared: &Declared, desired: &Desired, observed: &Observed) -> WrittenFiles {
+    let mounts = Resolver::new(declared, desired, observed).mounts(declared);
+    Resolved { mounts: mounts.into_iter().map(|(mount, _)| mount).collect(), ..Resolved::default() }.files()
 }
 
 fn depth(path: &str) -> usize {
@@ -276,7 +274,11 @@ struct Resolver<'a> {
     steps: usize,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    fn new(top: &'a Declared, desired: &'a Desired, observed: &'a Observed) -> Self {
+        Self { desired, observed, top, memo: BTreeMap::new(), stack: Vec::new(), problems: Vec::new() }
+    }
+
     /// Every mount of a container, its own before those that it takes, and those that its image asks for.
     fn mounts(&mut self, declared: &Declared) -> Vec<Found> {
         #[cfg(test)]

@@ -417,6 +417,32 @@ fn files_are_refreshed_when_values_differ_and_once_after_the_agent_began() {
     assert_eq!(stage.take(), Plan::default());
 }
 
+#[test]
+fn something_that_is_gone_keeps_no_other_file_from_being_refreshed() {
+    let mut stage = Stage::default();
+    stage.put("ConfigMap-c", json!({"data": {"a": "1"}}));
+    stage.put("Secret-s", json!({"stringData": {"b": "1"}}));
+    stage.put(
+        "Container-web",
+        json!({
+            "env": [{"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "b"}}}],
+            "volumes": [{"name": "c", "configMap": {"name": "c"}}, {"name": "s", "secret": {"secretName": "s"}}],
+            "volumeMounts": [{"name": "c", "mountPath": "/c"}, {"name": "s", "mountPath": "/s"}],
+        }),
+    );
+    stage.take();
+    stage.runs("Container-web", 1);
+    let all = stage.resolve("Container-web").unwrap().files();
+    stage.seen("Container-web").files_written = Some(all.clone());
+    stage.desired.remove(&key_of("Secret-s"));
+    assert_eq!(stage.take(), Plan::default());
+    stage.put("ConfigMap-c", json!({"data": {"a": "2"}}));
+    let plan = stage.take();
+    let [(_, Act::Refresh { files, .. })] = acts(&plan)[..] else { panic!("{plan:?}") };
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["c"]);
+    assert_ne!(files["c"], all["c"]);
+}
+
 /// `db` with a directory of its own, and `web`, which takes it.
 fn taken() -> Stage {
     let mut stage = Stage::default();

@@ -4,11 +4,13 @@ use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const USAGE: &str = "payload stamp FILE [stay] | stay | hello [SECONDS] | web [ADDRESS] | flaky [SECONDS] | eat MIB | \
-                     count FILE | exit CODE";
+                     count FILE... | journal FILE [SECONDS] | backup FROM TO [SECONDS] | \
+                     show [secret:](VARIABLE | /FILE)... | exit CODE";
 
 fn main() -> ExitCode {
     // Before anything else: this is what start latency is measured by.
@@ -22,7 +24,10 @@ fn main() -> ExitCode {
         ["web", rest @ ..] => web(rest.first().unwrap_or(&"127.0.0.1:8080")),
         ["flaky", rest @ ..] => flaky(seconds(rest, 3)),
         ["eat", mib] => eat(mib),
-        ["count", file] => count(file),
+        ["count", files @ ..] if !files.is_empty() => count(files),
+        ["journal", file, rest @ ..] => journal(file, seconds(rest, 2)),
+        ["backup", from, to, rest @ ..] => backup(Path::new(from), Path::new(to), seconds(rest, 5)),
+        ["show", things @ ..] if !things.is_empty() => show(things),
         ["exit", code] => return code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from),
         _ => {
             eprintln!("usage: {USAGE}");
@@ -109,10 +114,67 @@ fn eat(mib: &str) -> std::io::Result<()> {
     stay()
 }
 
-/// Adds one to the number in a file, so that a volume shows how often it was used.
-fn count(file: &str) -> std::io::Result<()> {
-    let n: u64 = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    fs::write(file, format!("{}\n", n + 1))?;
-    println!("this is run {}", n + 1);
+/// Adds one to the number in each file, so that volumes show how often they were used.
+fn count(files: &[&str]) -> std::io::Result<()> {
+    for file in files {
+        let n: u64 = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        fs::write(file, format!("{}\n", n + 1))?;
+        println!("{file}: this is run {}", n + 1);
+    }
     stay()
+}
+
+/// Appends a line to a file again and again.
+fn journal(file: &str, every: Duration) -> std::io::Result<()> {
+    let mut out = OpenOptions::new().create(true).append(true).open(file)?;
+    for n in 1.. {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        out.write_all(format!("{now} line {n} of process {}\n", std::process::id()).as_bytes())?;
+        std::thread::sleep(every);
+    }
+    Ok(())
+}
+
+/// Copies the files of a folder into another one again and again, each complete or not at all.
+fn backup(from: &Path, to: &Path, every: Duration) -> std::io::Result<()> {
+    match fs::write(from.join("by-the-backup"), "") {
+        Ok(()) => println!("{} can be written to, which a backup should not", from.display()),
+        Err(error) => println!("{} cannot be written to, as it should be: {error}", from.display()),
+    }
+    loop {
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                let mut temporary = entry.file_name();
+                temporary.push(".new");
+                let bytes = fs::copy(entry.path(), to.join(&temporary))?;
+                fs::rename(to.join(&temporary), to.join(entry.file_name()))?;
+                println!("copied {}: {bytes} bytes", entry.path().display());
+            }
+        }
+        std::thread::sleep(every);
+    }
+}
+
+/// Prints variables and files, and files again when they change; of secret ones only the length.
+fn show(things: &[&str]) -> std::io::Result<()> {
+    let mut known = vec![None; things.len()];
+    loop {
+        for (thing, known) in things.iter().zip(&mut known) {
+            let (name, is_secret) =
+                thing.strip_prefix("secret:").map_or((*thing, false), |name| (name, true));
+            let value =
+                if name.starts_with('/') { fs::read_to_string(name).ok() } else { env::var(name).ok() };
+            if known.as_ref() == Some(&value) {
+                continue;
+            }
+            match &value {
+                None => println!("{name} is not there"),
+                Some(value) if is_secret => println!("{name} has {} characters", value.chars().count()),
+                Some(value) => println!("{name}: {}", value.trim_end()),
+            }
+            *known = Some(value);
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
 }

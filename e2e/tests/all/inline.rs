@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use stower_e2e::node::uid_of;
 use stower_e2e::{TestNode, process};
 
-use crate::support::{idle, inside, object, output_of, ready, shell};
+use crate::support::{idle, inside, loops, object, output_of, ready, shell, volume};
 
 /// The spec's part with volumes and their mounts, each in YAML's flow style.
 fn mounted(volumes: &[&str], mounts: &[&str]) -> String {
@@ -30,18 +30,6 @@ fn overfill(pid: u32, path: &str, bytes: usize) -> Result<Option<ErrorKind>> {
         }
     }
     Ok(None)
-}
-
-/// The loop devices whose files are below `folder`.
-fn loop_devices(folder: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/sys/block")?.flatten() {
-        let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
-        if Path::new(file.trim()).starts_with(folder) {
-            found.push(format!("{} of {}", entry.file_name().display(), file.trim()));
-        }
-    }
-    Ok(found)
 }
 
 /// The filesystem type of what is mounted at a path of a process's mount namespace.
@@ -116,17 +104,17 @@ fn an_empty_dir_on_disk_has_a_limit() -> Result<()> {
     let body = mounted(&["{name: d, emptyDir: {sizeLimit: 16Mi}}"], &["{name: d, mountPath: /d}"]);
     node.write("a.yaml", &idle("a", &body)?)?;
     let pid = node.wait_running("a")?;
-    ensure!(!loop_devices(node.folder())?.is_empty(), "the test looks for what is not there");
+    ensure!(!loops(&node)?.is_empty(), "the test looks for what is not there");
     fs::write(inside(pid, "/d/kept"), "yes")?;
     let end = overfill(pid, "/d/big", 32 << 20)?;
     ensure!(end == Some(ErrorKind::StorageFull), "{end:?}");
     process::kill9(pid)?;
     let pid = node.wait_restarted("a", pid)?;
     ensure!(fs::read_to_string(inside(pid, "/d/kept"))? == "yes", "a restart emptied it");
-    ensure!(loop_devices(node.folder())?.len() == 1, "{:?}", loop_devices(node.folder())?);
+    ensure!(loops(&node)?.len() == 1, "{:?}", loops(&node)?);
     node.remove("a.yaml")?;
     node.wait_gone("a")?;
-    node.wait("its loop device to be gone", || Ok(loop_devices(node.folder())?.is_empty().then_some(())))?;
+    node.wait("its loop device to be gone", || Ok(loops(&node)?.is_empty().then_some(())))?;
     ensure!(node.footprint().mounts.is_empty(), "{:?}", node.footprint().mounts);
     Ok(())
 }
@@ -224,14 +212,10 @@ fn host_paths_of_another_type_are_refused_all_at_once() -> Result<()> {
     Ok(())
 }
 
-fn volume(name: &str, body: &str) -> String {
-    format!("apiVersion: stower.dev/v1alpha1\nkind: Volume\nmetadata: {{name: {name}}}\nspec: {{{body}}}\n")
-}
-
 #[test]
 fn a_named_volume_can_be_read_only() -> Result<()> {
     let node = TestNode::start()?;
-    node.write("v.yaml", &volume("crate", ""))?;
+    node.write("v.yaml", &volume("crate", "{}"))?;
     let writer = mounted(&["{name: v, volume: {name: crate}}"], &["{name: v, mountPath: /v}"]);
     let reader = mounted(
         &["{name: v, volume: {name: crate, readOnly: true}}", "{name: w, volume: {name: crate}}"],
@@ -275,7 +259,7 @@ fn a_named_volume_can_be_read_only() -> Result<()> {
 #[test]
 fn a_sub_path_is_a_part_of_a_volume() -> Result<()> {
     let node = TestNode::start()?;
-    node.write("v.yaml", &volume("crate", ""))?;
+    node.write("v.yaml", &volume("crate", "{}"))?;
     let host = node.folder().join("host");
     fs::create_dir(&host)?;
     fs::write(host.join("one-file"), "from the host")?;
@@ -367,7 +351,7 @@ fn read_only_goes_down_to_what_is_mounted_below() -> Result<()> {
 #[test]
 fn inner_mounts_lie_in_outer_ones_whatever_their_order() -> Result<()> {
     let node = TestNode::start()?;
-    node.write("v.yaml", &volume("crate", ""))?;
+    node.write("v.yaml", &volume("crate", "{}"))?;
     let body = mounted(
         &[
             "{name: outer, emptyDir: {}}",

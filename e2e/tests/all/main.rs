@@ -9,6 +9,7 @@ mod commit;
 mod crashes;
 mod crowds;
 mod directory;
+mod examples;
 mod harness;
 mod holds;
 mod images;

@@ -231,13 +231,21 @@ fn files_are_refreshed_while_the_container_runs() -> Result<()> {
 fn a_running_container_keeps_the_files_of_a_removed_map() -> Result<()> {
     let node = TestNode::start()?;
     node.write("c.yaml", &config_map("settings", "{a: one}"))?;
-    node.write("a.yaml", &idle("a", CONF)?)?;
+    node.write("d.yaml", &config_map("other", "{a: other}"))?;
+    let body =
+        "  volumes: [{name: conf, configMap: {name: settings}}, {name: other, configMap: {name: other}}]
+  volumeMounts: [{name: conf, mountPath: /conf}, {name: other, mountPath: /other}]
+";
+    node.write("a.yaml", &idle("a", body)?)?;
     let pid = node.wait_running("a")?;
     node.remove("c.yaml")?;
     node.wait("the removal to be seen", || {
         let path = "/api/v1/namespaces/default/configmaps/settings";
         Ok((stower_e2e::http::unix(&node.socket, "GET", path)?.status == 404).then_some(()))
     })?;
+    // The others are refreshed none the less.
+    node.write("d.yaml", &config_map("other", "{a: changed}"))?;
+    wait_content(&node, &inside(pid, "/other/a"), "changed")?;
     ensure!(fs::read_to_string(inside(pid, "/conf/a"))? == "one" && node.wait_running("a")? == pid);
     // The next start waits for it, and does not go on without.
     process::kill9(pid)?;
@@ -446,6 +454,8 @@ fn a_secret_is_told_to_nobody() -> Result<()> {
         vec!["describe", "container", "a"],
         vec!["describe", "container", "b"],
         vec!["describe", "container", "c"],
+        vec!["describe", "secret", "key"],
+        vec!["get", "secrets", "-o", "wide"],
         vec!["get", "containers", "-A", "-o", "yaml"],
         vec!["get", "containers", "-A", "-o", "wide"],
         vec!["logs", "b"],

@@ -15,6 +15,8 @@ use crate::build::{cargo, checkout, show};
 
 /// What the examples call the image.
 const IMAGE: &str = "localhost/stower-demo:1";
+/// How many containers they declare.
+const EXAMPLES: usize = 8;
 
 pub(crate) fn run(once: bool) -> Result<()> {
     requires::root()?;
@@ -68,17 +70,33 @@ impl<'a> Demo<'a> {
     }
 
     fn show(&self) -> Result<()> {
-        let examples = 4;
         wait_for("the examples to run", || {
-            let running = self.stower(&["get", "containers", "-o", "json"])?.matches("\"startedAt\"").count();
-            Ok((running >= examples).then_some(()))
-        })?;
-        println!("\n$ stower get containers -o wide\n{}", self.stower(&["get", "containers", "-o", "wide"])?);
-        wait_for("the first line of hello", || {
-            Ok(Some(self.stower(&["logs", "hello"])?).filter(|text| !text.is_empty()))
-        })?;
-        println!("$ stower logs hello\n{}", self.stower(&["logs", "hello"])?);
-        println!("$ stower plan\n{}", self.stower(&["plan"])?);
+            let list: serde_json::Value =
+                serde_json::from_str(&self.stower(&["get", "containers", "-o", "json"])?)?;
+            let empty = Vec::new();
+            let items = list["items"].as_array().unwrap_or(&empty);
+            // One of them fails again and again, so that it may just not run.
+            let ran = |item: &&serde_json::Value| {
+                let status = &item["status"];
+                status["state"]["running"].is_object() || status["lastState"]["terminated"].is_object()
+            };
+            Ok((items.iter().filter(ran).count() == EXAMPLES).then_some(()))
+        })
+        .with_context(|| self.log_tail())?;
+        self.print(&["get", "containers", "-o", "wide"])?;
+        self.print(&["get", "datacontainers,volumes"])?;
+        for name in ["hello", "consumer", "backup", "settings"] {
+            wait_for(format!("the first line of {name}"), || {
+                Ok(Some(self.stower(&["logs", name])?).filter(|text| !text.is_empty()))
+            })?;
+            self.print(&["logs", name])?;
+        }
+        self.print(&["plan"])
+    }
+
+    /// Runs a command and prints it with what it says.
+    fn print(&self, args: &[&str]) -> Result<()> {
+        println!("\n$ stower {}\n{}", args.join(" "), self.stower(args)?.trim_end());
         Ok(())
     }
 
@@ -89,6 +107,11 @@ impl<'a> Demo<'a> {
         println!("  stower get containers -w      # kill one of the processes and watch it come back");
         println!("  stower logs -f hello");
         println!("  curl http://127.0.0.1:8088/runs");
+        println!("  stower describe datacontainer journal     # who uses it, and where its data is");
+        println!(
+            "  stower describe container consumer        # {}/manifests/examples/data-containers.yaml tells its story",
+            checkout().display()
+        );
         println!("  edit {}/manifests/examples/hello.yaml", checkout().display());
         wait_until(|| INTERRUPTED.load(Ordering::Relaxed) || !process::alive(self.agent.id()));
         ensure!(process::alive(self.agent.id()), "the agent has ended:\n{}", self.log_tail());
