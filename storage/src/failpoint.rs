@@ -31,6 +31,9 @@ pub const ALL: &[&str] = &[
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub const VOLUMES: &[&str] = &[
     "volume.staged",
+    "volume.project_chosen",
+    "volume.project_limited",
+    "volume.project_grown",
     "volume.image_made",
     "volume.image_formatted",
     "volume.record_written",

@@ -70,6 +70,6 @@ pub use snapshots::{
 pub use storage::{ImageName, OpenStorageError, RemoveError, Removed, Storage, StorageOptions};
 pub use view::{ImageTree, OpenTreeError};
 pub use volumes::{
-    ActiveVolume, FillSource, ParseVolumeKeyError, VolumeDriver, VolumeError, VolumeKey, VolumeList,
-    VolumeOptions, VolumeRecord, VolumeUsage, Volumes,
+    ActiveVolume, CapacityKind, FillSource, ParseVolumeKeyError, VolumeDriver, VolumeError, VolumeKey,
+    VolumeList, VolumeOptions, VolumeRecord, VolumeUsage, Volumes,
 };

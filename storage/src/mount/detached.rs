@@ -41,13 +41,21 @@ pub enum OverlayWay {
 pub fn open(it: &Mount) -> Result<OwnedFd, MountError> {
     match it {
         Mount::Overlay { .. } => match open_overlay(it, OverlayWay::Each) {
-            Err(error) if matches!(error.step, "adding a lower layer" | "making a filesystem context") => {
-                open_overlay(it, OverlayWay::Page)
-            }
+            Err(error) if has_no_lowerdir(&error) => open_overlay(it, OverlayWay::Page),
             other => other,
         },
         Mount::Bind { source, readonly } => bind(source, *readonly),
         Mount::Block { device, fstype, options } => block(device, fstype, options),
+    }
+}
+
+/// Whether the kernel may not know `lowerdir+`. Before Linux 6.5 overlayfs took any option, and refused the unknown ones when
+/// the filesystem was made.
+fn has_no_lowerdir(error: &MountError) -> bool {
+    match error.step {
+        "adding a lower layer" | "making a filesystem context" => true,
+        "making the filesystem" => error.source.kind() == std::io::ErrorKind::InvalidInput,
+        _ => false,
     }
 }
 

@@ -89,6 +89,29 @@ pub enum VolumeError {
         /// A path on the filesystem.
         at: PathBuf,
     },
+    /// There is no project quota where the volume would be, or it does not hold.
+    #[error("volume {key} cannot be kept within its capacity by a project quota: {} {why}", at.display())]
+    NoQuota {
+        /// The volume.
+        key: VolumeKey,
+        /// The directory it would be in.
+        at: PathBuf,
+        /// What is missing, and what to do.
+        why: &'static str,
+    },
+    /// Its data are no longer in its project, as after they were restored from a copy.
+    #[error(
+        "the data of volume {key} are not in its XFS project {project}, so nothing keeps them within the capacity; put them \
+         back: xfs_quota -x -c 'project -s -p {} {project}'", dir.display()
+    )]
+    NotInProject {
+        /// The volume.
+        key: VolumeKey,
+        /// Its directory.
+        dir: PathBuf,
+        /// The project's number.
+        project: u32,
+    },
     /// It is mounted, and the filesystem in it cannot be made larger while it is.
     #[error(
         "volume {0} is in use, and growing it meanwhile needs CAP_SYS_RESOURCE; grant it, or grow when nothing uses it"

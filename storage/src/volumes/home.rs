@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::error::room;
 use super::image::Mounted;
 use super::record::Record;
-use super::{FillSource, VolumeError, VolumeKey, tmpfs};
+use super::{FillSource, VolumeError, VolumeKey, quota, tmpfs};
 use crate::driver::copy::copy_tree;
 use crate::driver::store::usage_of;
 use crate::failpoint::failpoint;
@@ -30,17 +30,19 @@ pub(super) struct Home {
     root: OwnedFd,
     /// Keeps the loop device of an image.
     device: Option<super::device::Device>,
+    /// What is made here belongs to this XFS project.
+    project: Option<u32>,
     /// For messages.
     at: PathBuf,
 }
 
 impl Home {
-    pub(super) fn directory(at: PathBuf) -> Result<Self, VolumeError> {
-        Ok(Self { root: tmpfs::open(&at)?, device: None, at })
+    pub(super) fn directory(at: PathBuf, project: Option<u32>) -> Result<Self, VolumeError> {
+        Ok(Self { root: tmpfs::open(&at)?, device: None, project, at })
     }
 
     pub(super) fn image(mounted: Mounted, at: PathBuf) -> Self {
-        Self { root: mounted.root, device: Some(mounted.device), at }
+        Self { root: mounted.root, device: Some(mounted.device), project: None, at }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -60,6 +62,10 @@ impl Home {
     pub(super) fn begin(&self) -> Result<(), VolumeError> {
         rustix::fs::mkdirat(&self.root, NEW, Mode::RWXU)
             .map_err(VolumeError::io("make data.new in", &self.at))?;
+        if let Some(project) = self.project {
+            quota::hand_on(&self.dir(NEW)?, project)
+                .map_err(VolumeError::io("set the project of data.new in", &self.at))?;
+        }
         failpoint!("volume.fill_begun");
         Ok(())
     }
@@ -115,9 +121,11 @@ impl Home {
             .map_err(VolumeError::io("copy the image's content into", &self.at));
         match copied {
             Err(error) if error.is_full() => {
-                drop(to);
+                // The directory that is in the project tells its room, removed or not; the one above the whole disk's.
+                let left = self.project.is_some().then_some(to);
                 self.clear()?;
-                let stat = rustix::fs::fstatvfs(&self.root).map_err(VolumeError::io("measure", &self.at))?;
+                let stat = rustix::fs::fstatvfs(left.as_ref().unwrap_or(&self.root))
+                    .map_err(VolumeError::io("measure", &self.at))?;
                 Err(VolumeError::Full {
                     key: key.clone(),
                     at: self.at.clone(),

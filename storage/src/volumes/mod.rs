@@ -12,7 +12,7 @@
 //! is in it is on disk. Work on one volume is done by one thread at a time; volumes do not wait for each other, and who only
 //! looks ([`find`](Volumes::find), [`list`](Volumes::list), [`usage`](Volumes::usage)) waits for nobody who fills.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -25,12 +25,14 @@ mod error;
 mod home;
 mod image;
 mod key;
+mod quota;
 mod record;
 #[cfg(test)]
 mod tests;
 mod tmpfs;
 mod tree;
 mod types;
+mod xfs;
 
 pub use error::VolumeError;
 use home::{DATA, Home};
@@ -38,7 +40,8 @@ pub use key::{ParseVolumeKeyError, VolumeKey};
 use record::Record;
 use tree::Tree;
 pub use types::{
-    ActiveVolume, FillSource, VolumeDriver, VolumeList, VolumeOptions, VolumeRecord, VolumeUsage,
+    ActiveVolume, CapacityKind, FillSource, VolumeDriver, VolumeList, VolumeOptions, VolumeRecord,
+    VolumeUsage,
 };
 
 /// The volumes of one data root. Shared by all threads; every call blocks on the disk. The caller sees to it that no other process
@@ -48,6 +51,8 @@ pub struct Volumes {
     tree: Tree,
     mounts: PathBuf,
     locks: Mutex<HashMap<VolumeKey, Weak<Lock>>>,
+    /// For who chooses a project, until its directory says so.
+    projects: Mutex<()>,
 }
 
 /// Taken in this order.
@@ -68,7 +73,8 @@ impl Volumes {
     /// done is removed.
     pub fn open(root: PathBuf, mounts: PathBuf) -> Result<Self, VolumeError> {
         tree::make_private(&mounts)?;
-        let store = Self { tree: Tree::open(root)?, mounts, locks: Mutex::default() };
+        let store =
+            Self { tree: Tree::open(root)?, mounts, locks: Mutex::default(), projects: Mutex::default() };
         for key in store.tree.keys(None)? {
             // One volume that cannot be put right costs that volume.
             if let Err(error) = store.recover(&key) {
@@ -134,15 +140,18 @@ impl Volumes {
             VolumeDriver::Local if record.is_image() => record.has_data,
             VolumeDriver::Local => is_dir(&data),
         };
+        // Asked each time: a mount may come back without its quota.
+        let holds = record.project.is_none() || quota::check(key, &path).is_ok();
         Ok(VolumeRecord {
             key: key.clone(),
             driver: record.driver,
             capacity: record.capacity,
+            project: record.project,
             has_data,
             filled_from: record.filled_from.filter(|_| has_data),
             path,
             data,
-            capacity_enforced: record.capacity.is_some(),
+            capacity_enforced: record.capacity.is_some() && holds,
         })
     }
 
@@ -161,7 +170,7 @@ impl Volumes {
             VolumeDriver::Tmpfs => {
                 let at = self.mount_point(key);
                 tmpfs::mount(&at, record.capacity)?;
-                Home::directory(at)
+                Home::directory(at, None)
             }
             VolumeDriver::Local if record.is_image() => {
                 let path = self.tree.dir(key).join(image::NAME);
@@ -171,7 +180,7 @@ impl Volumes {
                 };
                 Ok(Home::image(image::open(key, &path, device)?, path))
             }
-            VolumeDriver::Local => Home::directory(self.tree.dir(key)),
+            VolumeDriver::Local => Home::directory(self.tree.dir(key), record.project),
         }
     }
 
@@ -223,10 +232,15 @@ impl Volumes {
 
     fn make(&self, key: &VolumeKey, options: &VolumeOptions) -> Result<Record, VolumeError> {
         self.tree.check(key)?;
-        let record = Record::new(options);
+        let mut record = Record::new(options);
         let staging = self.tree.stage()?;
         failpoint!("volume.staged");
         match (options.driver, options.capacity) {
+            (VolumeDriver::Local, Some(capacity)) if options.quota == CapacityKind::ProjectQuota => {
+                let _choosing = held(&self.projects);
+                let taken = self.projects_taken()?;
+                record.project = Some(quota::make(key, staging.path(), capacity, &taken)?);
+            }
             (VolumeDriver::Local, Some(capacity)) => {
                 image::check(key, capacity, staging.path())?;
                 image::make(key, staging.path(), capacity)?;
@@ -239,6 +253,13 @@ impl Volumes {
         record.write(staging.path())?;
         self.tree.place(staging, key)?;
         Ok(record)
+    }
+
+    /// Those of all records, whatever their directories say: they may have been restored without.
+    fn projects_taken(&self) -> Result<HashSet<u32>, VolumeError> {
+        let records = self.tree.keys(None)?.into_iter().map(|key| Record::read(&self.tree.dir(&key)));
+        // One that cannot be read costs that volume; its directory says what it has.
+        Ok(records.filter_map(|record| record.ok().flatten()?.project).collect())
     }
 
     fn adopt(
@@ -259,7 +280,7 @@ impl Volumes {
         let mut record = had.clone();
         record.capacity = options.capacity;
         (record.uid, record.gid, record.mode) = (options.uid, options.gid, options.mode);
-        self.grow(key, had, options.capacity, lock)?;
+        self.grow(key, had, options, lock)?;
         let asks = options.uid.is_some() || options.gid.is_some() || options.mode.is_some();
         if asks && self.view(key, had.clone())?.has_data {
             let home = self.home(key, &record, lock)?;
@@ -276,17 +297,31 @@ impl Volumes {
         &self,
         key: &VolumeKey,
         had: &Record,
-        wanted: Option<u64>,
+        options: &VolumeOptions,
         lock: &Lock,
     ) -> Result<(), VolumeError> {
         const PLAIN: &str = "a plain directory without a capacity";
         const IMAGE: &str = "a filesystem image with a capacity";
+        const QUOTA: &str = "a directory with a project quota";
+        let wanted = options.capacity;
+        let kind = |capacity: Option<u64>, quota| match capacity {
+            None => PLAIN,
+            Some(_) if quota => QUOTA,
+            Some(_) => IMAGE,
+        };
         let kinds =
             |have, want| VolumeError::WrongKind { key: key.clone(), have, want, data: self.data(key, had) };
+        if had.driver == VolumeDriver::Local {
+            let have = kind(had.capacity, had.project.is_some());
+            let want = kind(wanted, options.quota == CapacityKind::ProjectQuota);
+            if have != want {
+                return Err(kinds(have, want));
+            }
+        }
         let (have, want) = match (had.driver, had.capacity, wanted) {
-            (_, have, want) if have == want => return Ok(()),
-            (VolumeDriver::Local, None, _) => return Err(kinds(PLAIN, IMAGE)),
-            (VolumeDriver::Local, _, None) => return Err(kinds(IMAGE, PLAIN)),
+            // A limit is made sure of each time, since it is not in the volume.
+            (_, have, want) if have == want && had.project.is_none() => return Ok(()),
+            (VolumeDriver::Local, None, _) | (VolumeDriver::Local, _, None) => return Ok(()),
             (VolumeDriver::Local, Some(have), Some(want)) => (have, want),
             (VolumeDriver::Tmpfs, have, want) => {
                 let usual = tmpfs::default_capacity();
@@ -297,6 +332,9 @@ impl Volumes {
             return Err(VolumeError::Shrink { key: key.clone(), have, want });
         }
         match had.driver {
+            VolumeDriver::Local if let Some(project) = had.project => {
+                quota::limit(key, &self.tree.dir(key), project, want)
+            }
             VolumeDriver::Local => {
                 let _only = held(&lock.device);
                 image::grow(key, &self.tree.dir(key), want)
@@ -381,6 +419,17 @@ impl Volumes {
     pub fn usage(&self, key: &VolumeKey) -> Result<VolumeUsage, VolumeError> {
         let record = self.record(key)?;
         let at = self.data(key, &record);
+        if let Some(project) = record.project {
+            let dir = self.tree.dir(key);
+            let (found, (_, room)) = (quota::usage(&dir, project)?, error::room(&dir)?);
+            let left = record.capacity.map_or(room, |capacity| capacity.saturating_sub(found.bytes));
+            return Ok(VolumeUsage {
+                bytes: found.bytes,
+                inodes: found.inodes,
+                capacity: record.capacity,
+                available: Some(left.min(room)),
+            });
+        }
         if record.driver == VolumeDriver::Local && !record.is_image() {
             let (_, available) = error::room(&self.tree.dir(key))?;
             let mut usage = VolumeUsage { available: Some(available), ..VolumeUsage::default() };
@@ -415,7 +464,12 @@ impl Volumes {
         tmpfs::remove(&self.mount_point(key))?;
         failpoint!("volume.unmounted");
         tree::prune(&self.mounts, key);
-        self.tree.remove(key)
+        let project = Record::read(&self.tree.dir(key)).ok().flatten().and_then(|record| record.project);
+        self.tree.remove(key, |moved| {
+            if let Some(project) = project {
+                quota::release(moved, project);
+            }
+        })
     }
 
     /// Removes `prefix` and every volume whose key begins with it; what they are is told. All are tried, and then the first error is

@@ -23,6 +23,9 @@ pub(super) struct Record {
     pub(super) driver: VolumeDriver,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) capacity: Option<u64>,
+    /// The number of the XFS project whose quota is the capacity; without it, a capacity is an image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) project: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) uid: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +49,7 @@ impl Record {
             version: VERSION,
             driver: options.driver,
             capacity: options.capacity,
+            project: None,
             uid: options.uid,
             gid: options.gid,
             mode: options.mode,
@@ -57,7 +61,7 @@ impl Record {
 
     /// Whether the data are in a filesystem image.
     pub(super) fn is_image(&self) -> bool {
-        self.driver == VolumeDriver::Local && self.capacity.is_some()
+        self.driver == VolumeDriver::Local && self.capacity.is_some() && self.project.is_none()
     }
 
     /// `None` when there is none.

@@ -130,7 +130,8 @@ impl Tree {
     }
 
     /// Moves a volume out of its place, durably, then removes it.
-    pub(super) fn remove(&self, key: &VolumeKey) -> Result<(), VolumeError> {
+    /// `moved` is told where it is meanwhile.
+    pub(super) fn remove(&self, key: &VolumeKey, moved: impl FnOnce(&Path)) -> Result<(), VolumeError> {
         let from = self.dir(key);
         let to = {
             let _moving = held(&self.moving);
@@ -147,6 +148,7 @@ impl Tree {
             prune(&self.root, key);
             to
         };
+        moved(&to);
         failpoint!("volume.trashed");
         self.sync_above(key)?;
         remove_tree(&to)

@@ -35,6 +35,16 @@ impl fmt::Display for VolumeDriver {
     }
 }
 
+/// What keeps a volume of driver [`Local`](VolumeDriver::Local) within its capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CapacityKind {
+    /// It is a filesystem of its own, in a file. On any filesystem.
+    #[default]
+    Image,
+    /// It is a directory in an XFS project of its own, which has a quota. On XFS mounted with `prjquota`.
+    ProjectQuota,
+}
+
 /// What a volume is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeOptions {
@@ -43,6 +53,8 @@ pub struct VolumeOptions {
     /// How much it holds, in bytes; the filesystem's own books are within it. Without it, `Local` has no limit and `Tmpfs` has
     /// the kernel's, half of the memory.
     pub capacity: Option<u64>,
+    /// What keeps `Local` within its capacity; means nothing without one.
+    pub quota: CapacityKind,
     /// The owner of the data's topmost directory; the image's, or 0, when not given.
     pub uid: Option<u32>,
     /// Its group, likewise.
@@ -54,7 +66,7 @@ pub struct VolumeOptions {
 impl VolumeOptions {
     /// Of a driver, and nothing else asked for.
     pub fn new(driver: VolumeDriver) -> Self {
-        Self { driver, capacity: None, uid: None, gid: None, mode: None }
+        Self { driver, capacity: None, quota: CapacityKind::Image, uid: None, gid: None, mode: None }
     }
 }
 
@@ -67,6 +79,8 @@ pub struct VolumeRecord {
     pub driver: VolumeDriver,
     /// How much it was asked to hold, in bytes.
     pub capacity: Option<u64>,
+    /// The number of the XFS project whose quota is its capacity.
+    pub project: Option<u32>,
     /// Whether it has been filled, be it with nothing. For one with a capacity it may be told late after a crash, never
     /// wrongly; [`fill`](crate::Volumes::fill) and [`ensure_data`](crate::Volumes::ensure_data) look.
     pub has_data: bool,

@@ -8,6 +8,7 @@ use std::process::Command;
 use rustix::fs::OFlags;
 use stower_storage::{FillSource, VolumeOptions, failpoint};
 
+use super::quota::{in_xfs, quota};
 use super::support::*;
 
 const VOLUME: &str = "v/default/data";
@@ -27,6 +28,7 @@ fn options(kind: &str, step: Step) -> VolumeOptions {
     let (mut options, larger) = match kind {
         "plain" => (local(), local()),
         "image" => (sized(16), sized(24)),
+        "quota" => (quota(16), quota(24)),
         _ => (tmpfs(), VolumeOptions { capacity: Some(24 * MIB), ..tmpfs() }),
     };
     if step == Step::Grow {
@@ -77,7 +79,7 @@ fn crash(kind: &str, at: &Path, step: Step, source: &Path, point: &str) -> bool 
     aborted
 }
 
-fn every_point(kind: &str) -> Vec<&'static str> {
+fn every_point(kind: &str, below: &Path) -> Vec<&'static str> {
     let image = Image::new(&rich());
     let expected = image.seen("var/data");
     // By a path, for the other process.
@@ -93,7 +95,7 @@ fn every_point(kind: &str) -> Vec<&'static str> {
     let mut reached = Vec::new();
     for (number, step) in STEPS.into_iter().enumerate() {
         for point in failpoint::VOLUMES {
-            let place = Place::new();
+            let place = Place::below(below);
             for before in &STEPS[..number] {
                 run(kind, place.path(), *before, &source);
             }
@@ -136,7 +138,7 @@ fn consistent(place: &Place, kind: &str, step: Step, expected: &stower_storage::
     for record in &found {
         let mut inside = names(&record.path);
         inside.retain(|name| name != "volume.json" && name != "image");
-        let has_dir = record.has_data && kind == "plain";
+        let has_dir = record.has_data && ["plain", "quota"].contains(&kind);
         assert_eq!(inside, if has_dir { vec!["data".to_owned()] } else { Vec::new() }, "{what}");
         if record.has_data {
             assert_eq!(record.filled_from.as_deref(), Some(DIGEST), "{what}");
@@ -159,10 +161,25 @@ fn consistent(place: &Place, kind: &str, step: Step, expected: &stower_storage::
 
 #[test]
 fn root_every_failpoint() {
-    let mut reached: Vec<_> = ["plain", "image", "tmpfs"].into_iter().flat_map(every_point).collect();
+    let mut reached: Vec<_> = ["plain", "image", "tmpfs"]
+        .into_iter()
+        .flat_map(|kind| every_point(kind, &std::env::temp_dir()))
+        .collect();
     reached.sort_unstable();
     reached.dedup();
     let mut all = failpoint::VOLUMES.to_vec();
+    all.retain(|point| !point.starts_with("volume.project"));
     all.sort_unstable();
     assert_eq!(reached, all, "every failpoint is reached");
+}
+
+#[test]
+#[ignore = "needs a kernel with CONFIG_XFS_QUOTA"]
+fn root_every_failpoint_with_a_quota() {
+    in_xfs("prjquota", |at| {
+        let reached = every_point("quota", at);
+        for point in failpoint::VOLUMES.iter().filter(|point| point.starts_with("volume.project")) {
+            assert!(reached.contains(point), "{point} is not reached");
+        }
+    });
 }

@@ -1,6 +1,7 @@
 //! Volumes on the real kernel: directories, loop devices, tmpfs.
 
 mod crash;
+mod quota;
 mod random;
 mod support;
 

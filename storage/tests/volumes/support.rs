@@ -40,8 +40,12 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    pub(crate) fn below(at: &Path) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test needs root");
-        Self { at: tempfile::Builder::new().prefix("stower-volumes").tempdir().unwrap() }
+        Self { at: tempfile::Builder::new().prefix("stower-volumes").tempdir_in(at).unwrap() }
     }
 
     pub(crate) fn path(&self) -> &Path {
