@@ -28,9 +28,9 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds with `cargo ARGS --message-format=json` and gives the name and the file of each program that came of it.
+/// Runs `cargo ARGS --message-format=json` and gives its messages (doc.rust-lang.org/cargo/reference/external-tools.html).
 /// What the compiler has to say goes to standard error.
-pub fn programs(args: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+pub fn messages(args: &[&str]) -> Result<Vec<Value>> {
     let output = cargo()
         .args(args)
         .arg("--message-format=json-render-diagnostics")
@@ -40,13 +40,5 @@ pub fn programs(args: &[&str]) -> Result<Vec<(String, PathBuf)>> {
         .context("run cargo")?;
     ensure!(output.status.success(), "cargo {}: {}", args.join(" "), output.status);
     let text = String::from_utf8(output.stdout).context("cargo's messages are no text")?;
-    let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let programs: Vec<_> = messages
-        .filter_map(|message| {
-            let file = message["executable"].as_str()?;
-            Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(file)))
-        })
-        .collect();
-    ensure!(!programs.is_empty(), "cargo {} gave no program", args.join(" "));
-    Ok(programs)
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }

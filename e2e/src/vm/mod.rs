@@ -12,6 +12,7 @@
 
 pub mod frame;
 mod kernel;
+mod mirror;
 mod qemu;
 mod system;
 
@@ -28,6 +29,7 @@ use tempfile::TempDir;
 
 use self::frame::Kind;
 use self::kernel::Kernel;
+pub use self::mirror::{Mirror, Tests, compile};
 pub use self::qemu::PACKAGE;
 use self::qemu::{Disk, Machine, Qemu};
 use crate::debian::Tree;
