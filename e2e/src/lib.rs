@@ -15,6 +15,7 @@
 //! does not offer makes it fail with what to do ([`requires`]); it is never skipped.
 
 pub mod cache;
+pub mod cargo;
 pub mod catalog;
 pub mod debian;
 pub mod footprint;
@@ -26,6 +27,7 @@ pub mod proxy;
 pub mod registry;
 pub mod requires;
 pub mod teardown;
+pub mod vm;
 pub mod wait;
 
 pub use catalog::Catalog;
@@ -33,4 +35,5 @@ pub use footprint::Footprint;
 pub use image::{Compression, Image, ImageBuilder};
 pub use node::{NodeBuilder, Output, TestNode};
 pub use registry::Registry;
+pub use vm::{Vm, VmOptions};
 pub use wait::{wait_for, wait_long_for};

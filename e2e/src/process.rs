@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -112,4 +113,33 @@ pub fn executable(pid: u32) -> Option<PathBuf> {
 pub fn all() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The same command, ended by the kernel when the thread that started it ends.
+pub(crate) fn dies_with_us(command: &Command) -> Command {
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    wrapped
+}
+
+/// The kernel ties the death signal to the starting thread, and a test's thread ends long before the process:
+/// so one thread that lasts as long as the process starts all that end with it.
+pub(crate) fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
+    type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
+    static JOBS: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
+        let (send, receive) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in receive {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(send)
+    });
+    let (send, receive) = mpsc::channel();
+    let program = command.get_program().to_owned();
+    JOBS.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .send((command, send))
+        .context("the starter is gone")?;
+    receive.recv().context("the starter is gone")?.with_context(|| format!("start {}", program.display()))
 }

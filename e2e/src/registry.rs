@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::debian::Tree;
 use crate::image::Image;
-use crate::{http, wait_for};
+use crate::{http, process, wait_for};
 
 /// A running registry. It ends with this value, and with this process.
 #[derive(Debug)]
@@ -54,9 +53,9 @@ impl Registry {
         // JSON is YAML.
         fs::write(&file, serde_json::to_vec(&config)?)?;
         let log = fs::File::create(&self.log)?;
-        let mut command = dies_with_us(&self.program.command("usr/bin/docker-registry")?);
+        let mut command = process::dies_with_us(&self.program.command("usr/bin/docker-registry")?);
         command.arg("serve").arg(&file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = spawn_from_lasting_thread(command)?;
+        let child = process::spawn_from_lasting_thread(command)?;
         *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         wait_for(format!("the registry on {} (log: {})", self.address, self.log.display()), || {
             Ok((http::tcp(&self.address, "GET", "/v2/", &[], &[])?.status == 200).then_some(()))
@@ -164,33 +163,4 @@ pub fn free_port() -> Result<u16> {
         }
     }
     bail!("found no free port that was not given out before")
-}
-
-/// The same command, ended by the kernel when the thread that started it ends.
-fn dies_with_us(command: &Command) -> Command {
-    let mut wrapped = Command::new("setpriv");
-    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
-    wrapped
-}
-
-/// The kernel ties the death signal to the starting thread, and a test's thread ends long before the process:
-/// so one thread that lasts as long as the process starts all that end with it.
-fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
-    type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
-    static JOBS: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
-        let (send, receive) = mpsc::channel::<Job>();
-        std::thread::spawn(move || {
-            for (mut command, answer) in receive {
-                let _ = answer.send(command.spawn());
-            }
-        });
-        Mutex::new(send)
-    });
-    let (send, receive) = mpsc::channel();
-    let program = command.get_program().to_owned();
-    JOBS.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .send((command, send))
-        .context("the starter is gone")?;
-    receive.recv().context("the starter is gone")?.with_context(|| format!("start {}", program.display()))
 }

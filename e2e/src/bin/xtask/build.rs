@@ -1,32 +1,10 @@
 //! Building the workspace's programs.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+pub(crate) use stower_e2e::cargo::{cargo, checkout};
 use stower_e2e::process;
-
-/// The top of the checkout.
-pub(crate) fn checkout() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).map_or_else(PathBuf::new, Path::to_owned)
-}
-
-/// Cargo in the checkout, without what the cargo that runs this program told it about itself: build scripts that look
-/// at such variables would run anew.
-pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_")
-            || text.starts_with("CARGO_MANIFEST_")
-            || text.starts_with("CARGO_BIN_")
-        {
-            command.env_remove(&name);
-        }
-    }
-    command.current_dir(checkout());
-    command
-}
 
 /// Runs a command with its output shown as it comes.
 pub(crate) fn show(command: &mut Command) -> Result<()> {

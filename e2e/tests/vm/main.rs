@@ -1,0 +1,4 @@
+//! Tests in a machine of its own: `cargo xtask vm`, or one by its name: `cargo xtask vm --test boots`.
+
+mod boots;
+mod crates;
