@@ -136,6 +136,9 @@ pub struct AgentArgs {
     /// An option of the storage driver; may be repeated
     #[arg(long = "storage-opt", value_name = "K=V")]
     pub storage_opt: Vec<String>,
+    /// What keeps a new Volume with driver local within its capacity: image, or project-quota on XFS [default: image]
+    #[arg(long, value_name = "KIND")]
+    pub volume_capacity: Option<String>,
     /// A registry to speak plain HTTP with; may be repeated
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     pub insecure_registry: Vec<String>,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use stower_storage::CapacityKind;
 
 use crate::paths::Paths;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub storage_driver: Option<String>,
     /// The driver's options.
     pub storage_opts: Vec<(String, String)>,
+    /// What keeps new volumes of the driver `local` within their capacity; those that are there keep what they have.
+    pub volume_capacity: CapacityKind,
     /// Registries (`HOST:PORT`) that are spoken to by plain HTTP.
     pub insecure_registries: Vec<String>,
     /// How many containers may be starting at once.
@@ -59,6 +62,8 @@ pub struct Flags {
     pub storage_driver: Option<String>,
     /// `--storage-opt`, each `K=V`.
     pub storage_opts: Vec<String>,
+    /// `--volume-capacity`.
+    pub volume_capacity: Option<String>,
     /// `--insecure-registry`.
     pub insecure_registries: Vec<String>,
     /// `--allow-empty`.
@@ -76,6 +81,7 @@ struct FileConfig {
     node_name: Option<String>,
     storage_driver: Option<String>,
     storage_opts: Vec<String>,
+    volume_capacity: Option<String>,
     insecure_registries: Vec<String>,
     start_concurrency: Option<usize>,
     allow_empty: Option<bool>,
@@ -162,6 +168,13 @@ impl Config {
                 _ => Err(value("storage-opt", format!("{opt:?} is not KEY=VALUE"))),
             })
             .collect::<Result<_, _>>()?;
+        let volume_capacity = match flags.volume_capacity.or(file.volume_capacity).as_deref() {
+            None | Some("image") => CapacityKind::Image,
+            Some("project-quota") => CapacityKind::ProjectQuota,
+            Some(other) => {
+                return Err(value("volumeCapacity", format!("{other:?} is neither image nor project-quota")));
+            }
+        };
         let start_concurrency = file.start_concurrency.unwrap_or(8);
         if start_concurrency == 0 {
             return Err(value("startConcurrency", "must be at least 1".into()));
@@ -186,6 +199,7 @@ impl Config {
             },
             storage_driver: flags.storage_driver.or(file.storage_driver),
             storage_opts,
+            volume_capacity,
             insecure_registries,
             start_concurrency,
             allow_empty: flags.allow_empty || file.allow_empty.unwrap_or(false),
@@ -253,6 +267,15 @@ mod tests {
         assert_eq!(config.paths.data, Path::new("/flag"));
         assert_eq!(config.paths.socket, Path::new("/run/file/stower.sock"));
         assert_eq!((config.log_max_size, config.log_max_files), (1 << 20, 5));
+    }
+
+    #[test]
+    fn what_keeps_capacities_is_one_of_two() {
+        let kind = |text| with_file(text, Flags::default()).map(|config| config.volume_capacity);
+        assert_eq!(kind("").unwrap(), CapacityKind::Image);
+        assert_eq!(kind("volumeCapacity: project-quota\n").unwrap(), CapacityKind::ProjectQuota);
+        let error = kind("volumeCapacity: quota\n").unwrap_err().to_string();
+        assert_eq!(error, "volumeCapacity: \"quota\" is neither image nor project-quota");
     }
 
     #[test]

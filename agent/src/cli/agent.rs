@@ -28,6 +28,7 @@ pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
         node_name: args.node_name,
         storage_driver: args.storage_driver,
         storage_opts: args.storage_opt,
+        volume_capacity: args.volume_capacity,
         insecure_registries: args.insecure_registry,
         allow_empty: args.allow_empty,
     })

@@ -6,7 +6,7 @@ use stower_controllers::{
     FailureReason, ImageDigest, StoreContent, StoreFacts, StoreId, StoreMedium, StoreWant,
 };
 use stower_crds::{Generation, Owner};
-use stower_storage::{VolumeDriver, VolumeError, VolumeOptions, VolumeRecord};
+use stower_storage::{CapacityKind, VolumeDriver, VolumeError, VolumeOptions, VolumeRecord};
 
 use super::{
     Done, Effects, chain,
@@ -49,14 +49,23 @@ impl Effects {
         image: Option<&ImageDigest>,
         trees: &mut HashMap<ImageDigest, stower_storage::ImageTree>,
     ) -> Result<StoreFacts, Problem> {
+        let key = key(&want.id)?;
+        // What is there stays as it is, whatever new ones are to be.
+        let quota = match self.volumes.find(&key) {
+            Ok(Some(found)) if found.capacity.is_some() => match found.project {
+                Some(_) => CapacityKind::ProjectQuota,
+                None => CapacityKind::Image,
+            },
+            _ => self.config.volume_capacity,
+        };
         let options = |driver, capacity, owner: &Owner, mode| VolumeOptions {
             driver,
             capacity,
+            quota,
             uid: owner.uid,
             gid: owner.gid,
             mode,
         };
-        let key = key(&want.id)?;
         let mut record = match &want.medium {
             StoreMedium::HostPath { path, type_ } => {
                 check(Path::new(path), *type_).map_err(|problem| format!("hostPath {path}: {problem}"))?;

@@ -276,7 +276,16 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(top: &'a Declared, desired: &'a Desired, observed: &'a Observed) -> Self {
-        Self { desired, observed, top, memo: BTreeMap::new(), stack: Vec::new(), problems: Vec::new() }
+        Self {
+            desired,
+            observed,
+            top,
+            memo: BTreeMap::new(),
+            stack: Vec::new(),
+            problems: Vec::new(),
+            #[cfg(test)]
+            steps: 0,
+        }
     }
 
     /// Every mount of a container, its own before those that it takes, and those that its image asks for.

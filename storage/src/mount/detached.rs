@@ -54,7 +54,7 @@ pub fn open(it: &Mount) -> Result<OwnedFd, MountError> {
 fn has_no_lowerdir(error: &MountError) -> bool {
     match error.step {
         "adding a lower layer" | "making a filesystem context" => true,
-        "making the filesystem" => error.source.kind() == std::io::ErrorKind::InvalidInput,
+        "making the filesystem" => error.source.kind() == io::ErrorKind::InvalidInput,
         _ => false,
     }
 }
