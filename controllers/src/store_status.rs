@@ -29,6 +29,11 @@ impl Told {
         Self { phase: VolumePhase::Ready, ready: ConditionStatus::True, reason, message: String::new() }
     }
 
+    /// It can be mounted, though not all is as declared.
+    fn kept(message: String) -> Self {
+        Self { reason: Reason::from("CannotShrink"), message, ..Self::ready() }
+    }
+
     fn waits(phase: VolumePhase, reason: Reason, message: String) -> Self {
         Self { phase, ready: ConditionStatus::False, reason, message }
     }
@@ -52,7 +57,12 @@ pub fn volume_status(
             let why = unsupported(&declared.spec).unwrap_or_default();
             Told::waits(VolumePhase::Failed, Reason::CreateContainerConfigError, why)
         }
-        Some((StoreState::Made { generation, .. }, _)) if *generation == declared.generation => Told::ready(),
+        Some((StoreState::Made { generation, stores }, _)) if *generation == declared.generation => {
+            match stores.first().and_then(|facts| larger(facts, declared.spec.capacity.as_ref())) {
+                Some(why) => Told::kept(format!("its {why}")),
+                None => Told::ready(),
+            }
+        }
         Some((_, Some(failure))) => {
             Told::waits(VolumePhase::Failed, failure.reason.as_str().into(), failure.message.clone())
         }
@@ -86,7 +96,16 @@ pub fn data_status(
         removed(&users)
     } else {
         match data_ready(declared, desired, observed) {
-            Ok(()) => Told::ready(),
+            Ok(()) => {
+                let wanted = declared.spec.volumes.iter().map(|volume| volume.capacity.as_ref());
+                let kept = wanted.zip(stores(seen)).zip(&declared.spec.volumes).filter_map(
+                    |((wanted, facts), it)| {
+                        Some(format!("{}: its {}", it.mount_path, larger(facts, wanted)?))
+                    },
+                );
+                let kept: Vec<String> = kept.collect();
+                if kept.is_empty() { Told::ready() } else { Told::kept(kept.join("; ")) }
+            }
             Err(Trouble { phase, reason, message }) => Told::waits(phase, reason, message),
         }
     };
@@ -114,6 +133,13 @@ fn stores(seen: Option<&ObservedStores>) -> &[StoreFacts] {
         Some(StoreState::Made { stores, .. }) => stores,
         _ => &[],
     }
+}
+
+/// A store can be used while it may hold more than is declared.
+fn larger(facts: &StoreFacts, wanted: Option<&Quantity>) -> Option<String> {
+    let (have, wanted) = (facts.capacity?, wanted?);
+    let have = (have > wanted.units()?).then(|| Quantity::from_bytes(have))?;
+    Some(format!("capacity is {have} and cannot shrink to {wanted}"))
 }
 
 fn removed(users: &BTreeSet<String>) -> Told {

@@ -6,7 +6,7 @@ use stower_controllers::{
     FailureReason, ImageDigest, StoreContent, StoreFacts, StoreId, StoreMedium, StoreWant,
 };
 use stower_crds::{Generation, Owner};
-use stower_storage::{CapacityKind, VolumeDriver, VolumeError, VolumeOptions, VolumeRecord};
+use stower_storage::{CapacityKind, VolumeDriver, VolumeError, VolumeKey, VolumeOptions, VolumeRecord};
 
 use super::{
     Done, Effects, chain,
@@ -81,12 +81,10 @@ impl Effects {
                 });
             }
             StoreMedium::Local { capacity, owner, mode } => {
-                let options = options(VolumeDriver::Local, *capacity, owner, *mode);
-                self.volumes.provision(&key, &options)?
+                self.provision(&key, &options(VolumeDriver::Local, *capacity, owner, *mode))?
             }
             StoreMedium::Tmpfs { capacity, owner, mode } => {
-                let options = options(VolumeDriver::Tmpfs, *capacity, owner, *mode);
-                self.volumes.provision(&key, &options)?
+                self.provision(&key, &options(VolumeDriver::Tmpfs, *capacity, owner, *mode))?
             }
             StoreMedium::Made => {
                 let found = self.volumes.find(&key).map_err(|error| chain(&error))?;
@@ -105,6 +103,16 @@ impl Effects {
             _ => {}
         }
         Ok(facts(&want.id, &record))
+    }
+
+    /// What is larger than declared stays as it is, and can be used: the facts tell.
+    fn provision(&self, key: &VolumeKey, options: &VolumeOptions) -> Result<VolumeRecord, VolumeError> {
+        match self.volumes.provision(key, options) {
+            Err(VolumeError::Shrink { have, .. }) => {
+                self.volumes.provision(key, &VolumeOptions { capacity: Some(have), ..options.clone() })
+            }
+            done => done,
+        }
     }
 
     /// Removes stores with their data.

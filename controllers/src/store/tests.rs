@@ -94,6 +94,26 @@ fn a_volume_is_made_once_and_again_when_its_spec_changes() {
 }
 
 #[test]
+fn a_volume_that_is_larger_than_declared_is_ready_and_says_so() {
+    let mut stage = Stage::default();
+    stage.put("Volume-v", json!({"capacity": "1Gi"}));
+    stage.put("DataContainer-d", json!({"volumes": [{"mountPath": "/d", "capacity": "1Gi"}]}));
+    for name in ["Volume-v", "DataContainer-d"] {
+        stage.made(name, true);
+        let StoreState::Made { stores, .. } = &mut stage.stores(name).state else { panic!("{name}") };
+        stores[0].capacity = Some(2 << 30);
+    }
+    assert_eq!(stage.take(), Plan::default());
+    let kept = |message: &str| {
+        let ready = (ConditionStatus::True, "CannotShrink".into(), message.to_owned());
+        (VolumePhase::Ready, ready, Vec::new())
+    };
+    let why = "its capacity is 2Gi and cannot shrink to 1Gi";
+    assert_eq!(volume_is(&stage, "Volume-v"), kept(why));
+    assert_eq!(data_is(&stage, "DataContainer-d"), kept(&format!("/d: {why}")));
+}
+
+#[test]
 fn a_volume_that_nobody_can_make_says_so_and_nothing_is_tried() {
     let mut stage = Stage::default();
     stage.put("Volume-v", json!({"driver": "devicemapper"}));
@@ -421,7 +441,7 @@ fn files_are_refreshed_when_values_differ_and_once_after_the_agent_began() {
 fn something_that_is_gone_keeps_no_other_file_from_being_refreshed() {
     let mut stage = Stage::default();
     stage.put("ConfigMap-c", json!({"data": {"a": "1"}}));
-    stage.put("Secret-s", json!({"stringData": {"b": "1"}}));
+    stage.put("Secret-s", json!({"data": {"b": "MQ=="}}));
     stage.put(
         "Container-web",
         json!({
@@ -434,6 +454,7 @@ fn something_that_is_gone_keeps_no_other_file_from_being_refreshed() {
     stage.runs("Container-web", 1);
     let all = stage.resolve("Container-web").unwrap().files();
     stage.seen("Container-web").files_written = Some(all.clone());
+    stage.take();
     stage.desired.remove(&key_of("Secret-s"));
     assert_eq!(stage.take(), Plan::default());
     stage.put("ConfigMap-c", json!({"data": {"a": "2"}}));

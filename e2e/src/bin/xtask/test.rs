@@ -9,13 +9,14 @@ use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("cc", "gcc"),
     ("zstd", "zstd"),
     ("tar", "tar"),
     ("gzip", "gzip"),
     ("setpriv", "util-linux"),
     ("ld", "binutils"),
+    ("mkfs.xfs", "xfsprogs"),
 ];
 
 /// Runs all steps, the later ones after a failure too, and fails if one did.
