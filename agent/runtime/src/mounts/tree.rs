@@ -22,8 +22,13 @@ pub(crate) enum Tree {
     Legacy { options: String, read_only: bool, _layers: Vec<OwnedFd> },
 }
 
-/// Makes the tree of a root or a volume.
-pub(crate) fn from_rootfs(stage: &str, root: &RootFs, legacy: bool) -> Result<Tree, Failure> {
+/// Makes the tree of a root or a volume; one on a block device is `block`, where that was made before.
+pub(crate) fn from_rootfs(
+    stage: &str,
+    root: &RootFs,
+    block: Option<OwnedFd>,
+    legacy: bool,
+) -> Result<Tree, Failure> {
     match root {
         RootFs::Bind { path, readonly } => {
             let tree = bind(stage, path, true)?;
@@ -32,16 +37,10 @@ pub(crate) fn from_rootfs(stage: &str, root: &RootFs, legacy: bool) -> Result<Tr
             }
             Ok(Tree::Detached(tree))
         }
-        RootFs::Block { device, fstype, options } => {
-            let read_only = options.iter().any(|o| o == "ro");
-            let context = Context::open(stage, fstype)?;
-            context.string("source", device.to_str().unwrap_or_default())?;
-            if read_only {
-                context.flag("ro")?;
-            }
-            context.options(options.iter().filter(|o| !matches!(o.as_str(), "ro" | "rw")))?;
-            context.mount(if read_only { super::options::RDONLY } else { 0 }).map(Tree::Detached)
-        }
+        RootFs::Block { device, fstype, options } => match block {
+            Some(made) => Ok(Tree::Detached(made)),
+            None => self::block(stage, device, fstype, options).map(Tree::Detached),
+        },
         RootFs::Overlay { lower, upper, work, options } => {
             if !legacy
                 && let Some(tree) = overlay_new(stage, lower, upper.as_deref(), work.as_deref(), options)?
@@ -51,6 +50,23 @@ pub(crate) fn from_rootfs(stage: &str, root: &RootFs, legacy: bool) -> Result<Tr
             overlay_legacy(stage, lower, upper.as_deref(), work.as_deref(), options)
         }
     }
+}
+
+/// The filesystem on a block device.
+pub(super) fn block(
+    stage: &str,
+    device: &Path,
+    fstype: &str,
+    options: &[String],
+) -> Result<OwnedFd, Failure> {
+    let read_only = options.iter().any(|o| o == "ro");
+    let context = Context::open(stage, fstype)?;
+    context.string("source", device.to_str().unwrap_or_default())?;
+    if read_only {
+        context.flag("ro")?;
+    }
+    context.options(options.iter().filter(|o| !matches!(o.as_str(), "ro" | "rw")))?;
+    context.mount(if read_only { super::options::RDONLY } else { 0 })
 }
 
 /// By `lowerdir+`; `None` when the kernel (before 6.7) does not know it. Before 6.5 overlayfs took any option as it came, up to a
