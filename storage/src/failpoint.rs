@@ -51,6 +51,24 @@ pub const VOLUMES: &[&str] = &[
     "volume.trashed",
 ];
 
+/// Syncs that can be left out by the same variable, so that a test sees that cutting the power finds it.
+#[cfg(any(feature = "failpoints", debug_assertions))]
+pub const SYNCS: &[&str] = &["skip.sync.seal", "skip.sync.blob", "skip.sync.fill"];
+
+/// Whether a sync is to be left out. Never in a release build without the feature `failpoints`.
+pub(crate) fn skipped(name: &str) -> bool {
+    #[cfg(any(feature = "failpoints", debug_assertions))]
+    {
+        debug_assert!(SYNCS.contains(&name), "a sync that is not listed: {name}");
+        std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name)
+    }
+    #[cfg(not(any(feature = "failpoints", debug_assertions)))]
+    {
+        let _ = name;
+        false
+    }
+}
+
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub(crate) fn reach(name: &str) {
     debug_assert!(ALL.contains(&name) || VOLUMES.contains(&name), "a failpoint that is not listed: {name}");

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::frame::PORT;
 use crate::process;
 
-const PROGRAM: &str = "qemu-system-x86_64";
+/// The emulator.
+pub const PROGRAM: &str = "qemu-system-x86_64";
 /// The Debian package with the emulator.
 pub const PACKAGE: &str = "qemu-system-x86";
 /// What the kernel prints before it gives up.

@@ -9,7 +9,7 @@ use rustix::mount::{MountFlags, MoveMountFlags};
 
 use super::options::{NODEV, NOEXEC, NOSUID, RDONLY};
 use super::path::{Make, open_making};
-use super::source::Sources;
+use super::source::{Blocks, Sources};
 use super::tree::{self, Tree};
 use crate::error::{Failure, FailureKind};
 use crate::job::{Job, MountAttrs, MountJob, MountSource};
@@ -21,7 +21,7 @@ pub(crate) struct Root {
 
 impl Root {
     /// Makes the root's tree and attaches it at the run directory, in this mount namespace only.
-    pub(crate) fn attach(job: &Job) -> Result<Self, Failure> {
+    pub(crate) fn attach(job: &Job, blocks: &mut Blocks) -> Result<Self, Failure> {
         const STAGE: &str = "root";
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = || {
@@ -30,7 +30,7 @@ impl Root {
             })
         };
         let target = open()?;
-        match tree::from_rootfs(STAGE, &job.root, job.legacy_overlay)? {
+        match tree::from_rootfs(STAGE, &job.root, blocks.root.take(), job.legacy_overlay)? {
             Tree::Detached(fd) => {
                 move_to(&fd, target.as_fd()).map_err(|e| Failure::errno(STAGE, "attaching the root", e))?;
                 Ok(Self { fd })

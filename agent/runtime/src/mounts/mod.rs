@@ -1,7 +1,7 @@
 //! The container's mounts: detached trees, attached only in the container's own mount namespace.
 //!
 //! ```text
-//!  follow the host's mounts ─► isolate ─► all other sources ─► root ─► attach each in order ─► mask ─► pivot
+//!  block devices (by the starter) ─► follow the host's mounts ─► isolate ─► all other sources ─► root ─► attach each in order ─► mask ─► pivot
 //!          source: a place, a part of it (below), a detached copy     └─ target by descriptor inside the root (path)
 //! ```
 
@@ -18,7 +18,7 @@ mod tree;
 pub(crate) use attach::{Root, attach_all, isolate};
 pub(crate) use path::{open_dir_making, open_inside};
 pub(crate) use protect::protect;
-pub(crate) use source::{open_following, open_others};
+pub(crate) use source::{Blocks, open_following, open_others};
 pub(crate) use tree::fd_path;
 
 /// A procfs of this pid namespace that is attached nowhere, so that nothing can cover a part of it.

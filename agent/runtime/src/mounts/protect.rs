@@ -24,6 +24,8 @@ pub(crate) fn protect(root: BorrowedFd<'_>, job: &Job) -> Result<(), Failure> {
         set_attrs(&stage, copy.as_fd(), true, RDONLY, 0, 0)?;
         move_to(&copy, place.as_fd()).map_err(|e| Failure::errno(&*stage, "attaching", e))?;
     }
+    // One empty directory and one null device cover them all. The first cover is the thing itself and the others are copies of
+    // it, since before 6.15 the kernel copies only what is attached.
     let mut empty: Option<OwnedFd> = None;
     let mut null: Option<OwnedFd> = None;
     for path in &job.masked_paths {
@@ -32,34 +34,32 @@ pub(crate) fn protect(root: BorrowedFd<'_>, job: &Job) -> Result<(), Failure> {
         refuse_shared(job, place.as_fd(), &stage)?;
         let fail = |e| Failure::errno(&*stage, "looking at it", e);
         let is_dir = rustix::fs::fstat(&place).map_err(fail)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let cover = if is_dir {
-            // One empty directory covers them all.
-            if empty.is_none() {
-                empty = Some(tree::filesystem(
-                    &stage,
-                    "tmpfs",
-                    "tmpfs",
-                    &["mode=555".to_owned()],
-                    RDONLY | INERT,
-                )?);
-            }
-            &empty
-        } else {
-            if null.is_none() {
-                let device = crate::device::open_null()?;
-                let cover = tree::bind_fd(device.as_fd(), false)
-                    .map_err(|e| Failure::errno(&*stage, "copying the null device", e))?;
-                set_attrs(&stage, cover.as_fd(), false, (INERT & !NODEV) | RDONLY, 0, 0)?;
-                null = Some(cover);
-            }
-            &null
+        let first = if is_dir { &mut empty } else { &mut null };
+        let attach = |cover: &OwnedFd| {
+            move_to(cover, place.as_fd()).map_err(|e| Failure::errno(&*stage, "attaching", e))
         };
-        let Some(cover) = cover else { continue };
-        let cover = tree::bind_fd(cover.as_fd(), false)
-            .map_err(|e| Failure::errno(&*stage, "copying the cover", e))?;
-        move_to(&cover, place.as_fd()).map_err(|e| Failure::errno(&*stage, "attaching", e))?;
+        if let Some(first) = first {
+            let copy = tree::bind_fd(first.as_fd(), false);
+            attach(&copy.map_err(|e| Failure::errno(&*stage, "copying the cover", e))?)?;
+        } else {
+            let cover = if is_dir { empty_directory(&stage)? } else { null_device(&stage)? };
+            attach(&cover)?;
+            *first = Some(cover);
+        }
     }
     Ok(())
+}
+
+fn empty_directory(stage: &str) -> Result<OwnedFd, Failure> {
+    tree::filesystem(stage, "tmpfs", "tmpfs", &["mode=555".to_owned()], RDONLY | INERT)
+}
+
+fn null_device(stage: &str) -> Result<OwnedFd, Failure> {
+    let device = crate::device::open_null()?;
+    let cover = tree::bind_fd(device.as_fd(), false)
+        .map_err(|e| Failure::errno(stage, "copying the null device", e))?;
+    set_attrs(stage, cover.as_fd(), false, (INERT & !NODEV) | RDONLY, 0, 0)?;
+    Ok(cover)
 }
 
 /// `None` when there is no such path, so nothing to protect.

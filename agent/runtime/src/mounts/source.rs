@@ -17,23 +17,51 @@ use crate::job::{Job, MountJob, MountSource, RootFs};
 /// One place for each mount of a job; `None` where there is nothing to open before.
 pub(crate) type Sources = Vec<Option<OwnedFd>>;
 
+/// Filesystems on block devices, detached. They are made by the starter: in the container's version 2 group, which its first
+/// process is in from the beginning, the program that guards devices lets nobody open one.
+#[derive(Default)]
+pub(crate) struct Blocks {
+    /// The root, if it is one.
+    pub(super) root: Option<OwnedFd>,
+    /// One place for each mount of the job.
+    mounts: Sources,
+}
+
+impl Blocks {
+    /// Makes those of the job.
+    pub(crate) fn open(job: &Job) -> Result<Self, Failure> {
+        let open = |stage: &str, tree: &RootFs| match tree {
+            RootFs::Block { device, fstype, options } => {
+                tree::block(stage, device, fstype, options).map(Some)
+            }
+            RootFs::Bind { .. } | RootFs::Overlay { .. } => Ok(None),
+        };
+        let volume = |mount: &MountJob| match &mount.source {
+            MountSource::Tree { tree, .. } => open(&format!("mount {}", mount.destination), tree),
+            _ => Ok(None),
+        };
+        let mounts = job.mounts.iter().map(volume).collect::<Result<_, _>>()?;
+        Ok(Self { root: open("root", &job.root)?, mounts })
+    }
+}
+
 /// Copies of the trees that follow the host's later mounts. They are taken while this namespace still hears of those.
 pub(crate) fn open_following(job: &Job) -> Result<Sources, Failure> {
-    let open = |mount: &MountJob| if mount.follows_host() { source(job, mount) } else { Ok(None) };
+    let open = |mount: &MountJob| if mount.follows_host() { source(job, mount, None) } else { Ok(None) };
     job.mounts.iter().map(open).collect()
 }
 
 /// All the others, once this namespace is cut off.
-pub(crate) fn open_others(job: &Job, sources: &mut Sources) -> Result<(), Failure> {
-    for (mount, place) in job.mounts.iter().zip(sources) {
+pub(crate) fn open_others(job: &Job, blocks: &mut Blocks, sources: &mut Sources) -> Result<(), Failure> {
+    for ((mount, block), place) in job.mounts.iter().zip(&mut blocks.mounts).zip(sources) {
         if place.is_none() {
-            *place = source(job, mount)?;
+            *place = source(job, mount, block.take())?;
         }
     }
     Ok(())
 }
 
-fn source(job: &Job, mount: &MountJob) -> Result<Option<OwnedFd>, Failure> {
+fn source(job: &Job, mount: &MountJob, block: Option<OwnedFd>) -> Result<Option<OwnedFd>, Failure> {
     let stage = format!("mount {}", mount.destination);
     let stage = stage.as_str();
     match &mount.source {
@@ -61,7 +89,7 @@ fn source(job: &Job, mount: &MountJob) -> Result<Option<OwnedFd>, Failure> {
                 }
                 return Ok(Some(fd));
             }
-            match tree::from_rootfs(stage, tree, job.legacy_overlay)? {
+            match tree::from_rootfs(stage, tree, block, job.legacy_overlay)? {
                 Tree::Detached(fd) if inside.is_none() && sub_path.is_none() => Ok(Some(fd)),
                 tree => for_a_moment(stage, job, tree, part).map(Some),
             }

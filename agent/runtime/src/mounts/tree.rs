@@ -22,8 +22,13 @@ pub(crate) enum Tree {
     Legacy { options: String, read_only: bool, _layers: Vec<OwnedFd> },
 }
 
-/// Makes the tree of a root or a volume.
-pub(crate) fn from_rootfs(stage: &str, root: &RootFs, legacy: bool) -> Result<Tree, Failure> {
+/// Makes the tree of a root or a volume; one on a block device is `block`, where that was made before.
+pub(crate) fn from_rootfs(
+    stage: &str,
+    root: &RootFs,
+    block: Option<OwnedFd>,
+    legacy: bool,
+) -> Result<Tree, Failure> {
     match root {
         RootFs::Bind { path, readonly } => {
             let tree = bind(stage, path, true)?;
@@ -32,16 +37,10 @@ pub(crate) fn from_rootfs(stage: &str, root: &RootFs, legacy: bool) -> Result<Tr
             }
             Ok(Tree::Detached(tree))
         }
-        RootFs::Block { device, fstype, options } => {
-            let read_only = options.iter().any(|o| o == "ro");
-            let context = Context::open(stage, fstype)?;
-            context.string("source", device.to_str().unwrap_or_default())?;
-            if read_only {
-                context.flag("ro")?;
-            }
-            context.options(options.iter().filter(|o| !matches!(o.as_str(), "ro" | "rw")))?;
-            context.mount(if read_only { super::options::RDONLY } else { 0 }).map(Tree::Detached)
-        }
+        RootFs::Block { device, fstype, options } => match block {
+            Some(made) => Ok(Tree::Detached(made)),
+            None => self::block(stage, device, fstype, options).map(Tree::Detached),
+        },
         RootFs::Overlay { lower, upper, work, options } => {
             if !legacy
                 && let Some(tree) = overlay_new(stage, lower, upper.as_deref(), work.as_deref(), options)?
@@ -53,7 +52,25 @@ pub(crate) fn from_rootfs(stage: &str, root: &RootFs, legacy: bool) -> Result<Tr
     }
 }
 
-/// By `lowerdir+`; `None` when the kernel (before 6.7) does not know it.
+/// The filesystem on a block device.
+pub(super) fn block(
+    stage: &str,
+    device: &Path,
+    fstype: &str,
+    options: &[String],
+) -> Result<OwnedFd, Failure> {
+    let read_only = options.iter().any(|o| o == "ro");
+    let context = Context::open(stage, fstype)?;
+    context.string("source", device.to_str().unwrap_or_default())?;
+    if read_only {
+        context.flag("ro")?;
+    }
+    context.options(options.iter().filter(|o| !matches!(o.as_str(), "ro" | "rw")))?;
+    context.mount(if read_only { super::options::RDONLY } else { 0 })
+}
+
+/// By `lowerdir+`; `None` when the kernel (before 6.7) does not know it. Before 6.5 overlayfs took any option as it came, up to a
+/// page of them, and refused the unknown ones when the filesystem was made.
 fn overlay_new(
     stage: &str,
     lower: &[std::path::PathBuf],
@@ -78,7 +95,7 @@ fn overlay_new(
         };
         match context.try_string(key, text) {
             Ok(()) => Ok(true),
-            Err(Errno::INVAL) if key == "lowerdir+" => Ok(false),
+            Err(Errno::INVAL) => Ok(false),
             Err(e) => Err(Failure::errno(
                 stage,
                 format_args!("overlay layer {}{}", path.display(), context.log()),
@@ -92,12 +109,18 @@ fn overlay_new(
         }
     }
     for (key, path) in [("upperdir", upper), ("workdir", work)] {
-        if let Some(path) = path {
-            layer(key, path)?;
+        if let Some(path) = path
+            && !layer(key, path)?
+        {
+            return Ok(None);
         }
     }
     context.options(options.iter())?;
-    context.mount(if upper.is_none() { super::options::RDONLY } else { 0 }).map(Some)
+    match rustix::mount::fsconfig_create(context.fd.as_fd()) {
+        Ok(()) => context.attach(if upper.is_none() { super::options::RDONLY } else { 0 }).map(Some),
+        Err(Errno::INVAL) => Ok(None),
+        Err(e) => Err(context.failed("mounting", e)),
+    }
 }
 
 fn overlay_legacy(
@@ -217,6 +240,11 @@ impl<'a> Context<'a> {
 
     fn mount(&self, attrs: u64) -> Result<OwnedFd, Failure> {
         rustix::mount::fsconfig_create(self.fd.as_fd()).map_err(|e| self.failed("mounting", e))?;
+        self.attach(attrs)
+    }
+
+    /// The mount of a filesystem that is made.
+    fn attach(&self, attrs: u64) -> Result<OwnedFd, Failure> {
         let attrs = MountAttrFlags::from_bits_retain(u32::try_from(attrs).unwrap_or(0));
         rustix::mount::fsmount(self.fd.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs)
             .map_err(|e| self.failed("mounting", e))

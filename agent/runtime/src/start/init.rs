@@ -28,8 +28,8 @@ pub(super) struct Ends<'a> {
 }
 
 /// Runs the container's side. Returns only what went wrong.
-pub(super) fn run(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Failure {
-    match prepare(job, filter, ends) {
+pub(super) fn run(job: &Job, filter: &[u8], blocks: mounts::Blocks, ends: &Ends<'_>) -> Failure {
+    match prepare(job, filter, blocks, ends) {
         Ok(never) => match never {},
         Err(failure) => failure,
     }
@@ -37,15 +37,15 @@ pub(super) fn run(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Failure {
 
 enum Never {}
 
-fn prepare(job: &Job, filter: &[u8], ends: &Ends<'_>) -> Result<Never, Failure> {
+fn prepare(job: &Job, filter: &[u8], mut blocks: mounts::Blocks, ends: &Ends<'_>) -> Result<Never, Failure> {
     rustix::process::umask(Mode::empty());
     set_oom_score(job)?;
     enter_namespaces(job, ends.join)?;
 
     let mut sources = mounts::open_following(job)?;
     mounts::isolate()?;
-    mounts::open_others(job, &mut sources)?;
-    let root = mounts::Root::attach(job)?;
+    mounts::open_others(job, &mut blocks, &mut sources)?;
+    let root = mounts::Root::attach(job, &mut blocks)?;
     mounts::attach_all(&root, job, sources)?;
     mounts::protect(root.fd(), job)?;
     write_sysctls(job)?;

@@ -14,6 +14,7 @@ use super::sys::{self, Cloned, ExecVector, SignalMask};
 use super::wire::{self, Answer};
 use crate::error::Failure;
 use crate::job::{Job, NamespaceKind};
+use crate::mounts;
 use crate::proc;
 use crate::record::ShimRecord;
 use crate::shim::{self, ShimArgs};
@@ -137,7 +138,7 @@ fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(fail(e)),
     }
-    let path = format!("{}/{SOCKET}", crate::mounts::fd_path(run_dir));
+    let path = format!("{}/{SOCKET}", mounts::fd_path(run_dir));
     let address = SocketAddrUnix::new(path).map_err(fail)?;
     let former = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = rustix::net::bind(&socket, &address);
@@ -149,6 +150,7 @@ fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
 
 /// Clones the container's first process and sees it through its exec.
 fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, OwnedFd), Failure> {
+    let blocks = mounts::Blocks::open(job)?;
     let (flags, join) = namespaces(job)?;
     let (control, inner) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -163,7 +165,7 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
             sys::default_signals();
             let ends =
                 Ends { control: &inner, stdout: &prepared.stdout.1, stderr: &prepared.stderr.1, join: &join };
-            let failure = init::run(job, filter, &ends);
+            let failure = init::run(job, filter, blocks, &ends);
             if let Ok(bytes) = serde_json::to_vec(&failure) {
                 let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
             }
@@ -172,6 +174,8 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
     };
     drop(inner);
     drop(join);
+    // The first process has them; a shim that held them would keep the devices.
+    drop(blocks);
     let started_at = rfc3339_now();
     let done = write_record(job, pid, &started_at, &prepared.run_dir).and_then(|record| {
         // A first process that has already failed says so by its message, not by this send.

@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask demo | test | bench`.
+//! The project's own commands: `cargo xtask demo | test | vm | bench`.
 
 mod bench;
 mod build;
 mod demo;
 mod stats;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
   test              install what the tests need, then run every check and every test
+  vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
   bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3";
 
 fn main() -> ExitCode {
@@ -32,6 +34,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
         ["test"] => test::run(),
+        ["vm"] => vm::run(None),
+        ["vm", "--test", name] => vm::run(Some(name)),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
