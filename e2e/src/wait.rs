@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 /// How often a predicate is looked at again.
 const INTERVAL: Duration = Duration::from_millis(15);
 
-/// The generous limit after which a wait is a failure: 60 s, or `STOWER_E2E_DEADLINE` in seconds.
+/// The generous limit after which a wait is a failure: 180 s, or `STOWER_E2E_DEADLINE` in seconds.
 pub fn deadline() -> Duration {
-    let seconds = std::env::var("STOWER_E2E_DEADLINE").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let seconds = std::env::var("STOWER_E2E_DEADLINE").ok().and_then(|text| text.parse().ok()).unwrap_or(180);
     Duration::from_secs(seconds)
 }
 

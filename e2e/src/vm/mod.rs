@@ -30,8 +30,8 @@ use tempfile::TempDir;
 use self::frame::Kind;
 use self::kernel::Kernel;
 pub use self::mirror::{Mirror, Tests, compile};
-pub use self::qemu::{PACKAGE, PROGRAM};
 use self::qemu::{Disk, Machine, Qemu};
+pub use self::qemu::{PACKAGE, PROGRAM};
 use crate::debian::Tree;
 use crate::{cache, catalog, process};
 

@@ -25,7 +25,12 @@ fn the_runtime_passes_its_tests_on_cgroup_v2() -> Result<()> {
 fn volumes_pass_their_tests_and_grow_while_they_are_mounted() -> Result<()> {
     let (mut vm, tests) = machine_with("stower-storage", "storage", &["--test", "volumes"])?;
     // Those that are ignored elsewhere need this kernel; random histories and each crash take the emulator too long.
-    all_pass(&mut vm, &tests, "storage", "--include-ignored --skip random:: --skip crash::root_every_failpoint")
+    all_pass(
+        &mut vm,
+        &tests,
+        "storage",
+        "--include-ignored --skip random:: --skip crash::root_every_failpoint",
+    )
 }
 
 fn machine_with(package: &str, folder: &str, targets: &[&str]) -> Result<(Vm, Tests)> {

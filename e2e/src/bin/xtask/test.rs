@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
                 "sources",
             ],
         ),
-        ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e"]),
+        ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
         ("the program under test", &["build", "-p", "stower"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
     ];
