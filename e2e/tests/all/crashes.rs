@@ -100,8 +100,12 @@ impl Story {
         }
         is_foo(&inside(pid, "/foo"), &["runs"])?;
         ensure!(fs::read_to_string(inside(pid, "/bar/seed"))? == "a seed\n", "/bar was not filled");
-        let found = self.node.footprint();
-        ensure!(found.processes.len() == 2, "not one process and its shim: {found:?}");
+        // Its shell may still have a child.
+        self.until("one process and its shim", |node| {
+            let found = node.footprint();
+            ensure!(found.processes.len() == 2, "{found:?}");
+            Ok(Some(()))
+        })?;
         mounted_on_host(&self.node, &["mem"])?;
         ensure!(loops(&self.node)?.len() == 1, "not one loop device: {:?}", loops(&self.node)?);
         Ok(())
