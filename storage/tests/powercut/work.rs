@@ -66,10 +66,10 @@ impl Worker<'_> {
     fn round(&self, round: u64, first: bool) {
         let image = self.pull(round);
         // Every volume is filled from the image of its round.
-        self.volume(&format!("plain/{round}"), VolumeOptions::new(VolumeDriver::Local), &image);
-        if round % 2 == 0 {
+        self.volume(&format!("plain/{round}"), &VolumeOptions::new(VolumeDriver::Local), &image);
+        if round.is_multiple_of(2) {
             let sized = VolumeOptions { capacity: Some(16 << 20), ..VolumeOptions::new(VolumeDriver::Local) };
-            self.volume(&format!("sized/{round}"), sized, &image);
+            self.volume(&format!("sized/{round}"), &sized, &image);
         }
         self.commit(round, &image);
         if !first {
@@ -95,9 +95,9 @@ impl Worker<'_> {
         image
     }
 
-    fn volume(&self, key: &str, options: VolumeOptions, image: &Image) {
+    fn volume(&self, key: &str, options: &VolumeOptions, image: &Image) {
         let id: VolumeKey = key.parse().unwrap();
-        self.volumes.provision(&id, &options).unwrap();
+        self.volumes.provision(&id, options).unwrap();
         let digest = image.digest.to_string();
         let expected = data_of(&self.storage, image).unwrap();
         let file = self.place.fill_of(&digest);
