@@ -112,6 +112,8 @@ fn root_only_standard_descriptors_are_open() {
     let leak = fs::File::open("/").unwrap();
     rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
     case.start();
+    // Until it has answered, the program itself may have a file open.
+    case.wait_for("/dev/null");
     let dir = format!("/proc/{}/fd", case.init_pid());
     let mut open: Vec<String> =
         fs::read_dir(&dir).unwrap().flatten().map(|e| e.file_name().into_string().unwrap()).collect();

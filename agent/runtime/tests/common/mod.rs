@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 use stower_runtime::cgroup::{Cgroups, Limits};
@@ -211,6 +211,15 @@ impl Case {
         let (code, text) = self.finish();
         assert_eq!(code, 0, "{text}");
         Answers { text }
+    }
+
+    /// Looks at the log until `text` is in it.
+    pub(crate) fn wait_for(&self, text: &str) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !self.log().contains(text) {
+            assert!(Instant::now() < end, "no {text:?} in {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The log's text without times and stream names.
