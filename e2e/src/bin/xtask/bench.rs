@@ -194,6 +194,8 @@ impl Bench {
     }
 
     fn memory(&self) -> Result<()> {
+        // The agent gives the memory of a burst back once it has rested for two seconds.
+        std::thread::sleep(Duration::from_secs(5));
         let mut shims = Samples::default();
         for pid in self.pids()? {
             #[expect(clippy::cast_precision_loss, reason = "kilobytes of one process")]
