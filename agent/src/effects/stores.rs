@@ -50,18 +50,10 @@ impl Effects {
         trees: &mut HashMap<ImageDigest, stower_storage::ImageTree>,
     ) -> Result<StoreFacts, Problem> {
         let key = key(&want.id)?;
-        // What is there stays as it is, whatever new ones are to be.
-        let quota = match self.volumes.find(&key) {
-            Ok(Some(found)) if found.capacity.is_some() => match found.project {
-                Some(_) => CapacityKind::ProjectQuota,
-                None => CapacityKind::Image,
-            },
-            _ => self.config.volume_capacity,
-        };
         let options = |driver, capacity, owner: &Owner, mode| VolumeOptions {
             driver,
             capacity,
-            quota,
+            quota: self.config.volume_capacity,
             uid: owner.uid,
             gid: owner.gid,
             mode,
@@ -81,10 +73,10 @@ impl Effects {
                 });
             }
             StoreMedium::Local { capacity, owner, mode } => {
-                self.provision(&key, &options(VolumeDriver::Local, *capacity, owner, *mode))?
+                self.provision(&key, options(VolumeDriver::Local, *capacity, owner, *mode))?
             }
             StoreMedium::Tmpfs { capacity, owner, mode } => {
-                self.provision(&key, &options(VolumeDriver::Tmpfs, *capacity, owner, *mode))?
+                self.provision(&key, options(VolumeDriver::Tmpfs, *capacity, owner, *mode))?
             }
             StoreMedium::Made => {
                 let found = self.volumes.find(&key).map_err(|error| chain(&error))?;
@@ -105,11 +97,16 @@ impl Effects {
         Ok(facts(&want.id, &record))
     }
 
-    /// What is larger than declared stays as it is, and can be used: the facts tell.
-    fn provision(&self, key: &VolumeKey, options: &VolumeOptions) -> Result<VolumeRecord, VolumeError> {
-        match self.volumes.provision(key, options) {
+    /// What is there stays as it is, whatever new ones are to be: what keeps its capacity, and a capacity that is larger than
+    /// declared, with which it can be used. The facts tell.
+    fn provision(&self, key: &VolumeKey, mut options: VolumeOptions) -> Result<VolumeRecord, VolumeError> {
+        // One that cannot be looked at is refused by what follows.
+        if let Ok(Some(VolumeRecord { capacity: Some(_), project, .. })) = self.volumes.find(key) {
+            options.quota = if project.is_some() { CapacityKind::ProjectQuota } else { CapacityKind::Image };
+        }
+        match self.volumes.provision(key, &options) {
             Err(VolumeError::Shrink { have, .. }) => {
-                self.volumes.provision(key, &VolumeOptions { capacity: Some(have), ..options.clone() })
+                self.volumes.provision(key, &VolumeOptions { capacity: Some(have), ..options })
             }
             done => done,
         }

@@ -243,3 +243,20 @@ pub(super) fn room(at: &Path) -> Result<(u64, u64), VolumeError> {
     let stat = rustix::fs::statvfs(at).map_err(VolumeError::io("measure", at))?;
     Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
+
+/// Whether a capacity can be, in the directory `dir`: at least `least` bytes, and no more than the filesystem there has in all.
+pub(super) fn check_capacity(
+    key: &VolumeKey,
+    capacity: u64,
+    least: u64,
+    dir: &Path,
+) -> Result<(), VolumeError> {
+    if capacity < least {
+        return Err(VolumeError::TooSmall { key: key.clone(), want: capacity, least });
+    }
+    let (most, _) = room(dir)?;
+    if capacity > most {
+        return Err(VolumeError::TooLarge { key: key.clone(), want: capacity, most, at: dir.to_owned() });
+    }
+    Ok(())
+}

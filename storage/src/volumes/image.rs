@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 
 use super::device::{self, Device};
-use super::error::room;
+use super::error::{check_capacity, room};
 use super::{VolumeError, VolumeKey};
 use crate::driver::overlay::reopen;
 use crate::failpoint::failpoint;
@@ -37,14 +37,7 @@ pub(super) struct Mounted {
 
 /// Whether a filesystem of that many bytes can be, in a file in `dir`.
 pub(super) fn check(key: &VolumeKey, capacity: u64, dir: &Path) -> Result<(), VolumeError> {
-    if capacity < LEAST {
-        return Err(VolumeError::TooSmall { key: key.clone(), want: capacity, least: LEAST });
-    }
-    let (most, _) = room(dir)?;
-    if capacity > most {
-        return Err(VolumeError::TooLarge { key: key.clone(), want: capacity, most, at: dir.to_owned() });
-    }
-    Ok(())
+    check_capacity(key, capacity, LEAST, dir)
 }
 
 /// Gives the file a length that holds `capacity`.

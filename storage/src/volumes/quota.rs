@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::error::room;
+use super::error::check_capacity;
 use super::xfs::{self, Project, Quota};
 use super::{VolumeError, VolumeKey, tmpfs};
 use crate::failpoint::failpoint;
@@ -44,18 +44,6 @@ pub(super) fn check(key: &VolumeKey, dir: &Path) -> Result<OwnedFd, VolumeError>
     Err(cannot(if Path::new(KERNEL_HAS_IT).exists() { NOT_ON } else { NOT_BUILT }))
 }
 
-/// Whether `capacity` bytes can be, in the directory `dir`.
-pub(super) fn check_size(key: &VolumeKey, capacity: u64, dir: &Path) -> Result<(), VolumeError> {
-    if capacity < LEAST {
-        return Err(VolumeError::TooSmall { key: key.clone(), want: capacity, least: LEAST });
-    }
-    let (most, _) = room(dir)?;
-    if capacity > most {
-        return Err(VolumeError::TooLarge { key: key.clone(), want: capacity, most, at: dir.to_owned() });
-    }
-    Ok(())
-}
-
 /// Puts the empty directory `dir`, which is not the volume's own yet, in a project of its own with that limit. The caller
 /// sees to it that nobody else of this store does so meanwhile; `taken` are the numbers that its records have.
 pub(super) fn make(
@@ -65,7 +53,7 @@ pub(super) fn make(
     taken: &HashSet<u32>,
 ) -> Result<u32, VolumeError> {
     let root = check(key, dir)?;
-    check_size(key, capacity, dir)?;
+    check_capacity(key, capacity, LEAST, dir)?;
     let io = |error: Errno| VolumeError::io("make a project for", dir)(error);
     let cannot = |why| VolumeError::NoQuota { key: key.clone(), at: dir.to_owned(), why };
     // Nothing could be moved from one such tree to the other (EXDEV).
@@ -106,7 +94,7 @@ pub(super) fn limit(key: &VolumeKey, dir: &Path, id: u32, capacity: u64) -> Resu
     let had = xfs::quota(&root, id).map_err(io)?;
     if had.limit != capacity.next_multiple_of(xfs::BASIC_BLOCK) {
         if had.limit < capacity {
-            check_size(key, capacity, dir)?;
+            check_capacity(key, capacity, LEAST, dir)?;
         }
         xfs::set_limit(&root, id, capacity).map_err(io)?;
         failpoint!("volume.project_grown");
