@@ -48,8 +48,8 @@ pub use content::{ContentError, ContentStore, Swept};
 pub use diff::{Change, ChangeKind, DiffError, Trees};
 pub use digest::{ChainId, DiffId, Digest, Hasher, ParseDigestError, VerifyReader, WrongContent};
 pub use driver::{
-    Driver, DriverError, Found, LayerRecord, ParseKeyError, Reread, SnapshotKey, SnapshotKind,
-    SnapshotRecord, Unpack, Usage,
+    Driver, DriverError, DriverStatus, Fill, Found, LayerRecord, ParseKeyError, PoolStatus, Pressure, Reread,
+    SnapshotKey, SnapshotKind, SnapshotRecord, Unpack, Usage,
 };
 pub use image::{
     ConfigChange, ConfigError, Descriptor, Encoding, Image, ImageConfig, Layer, LoadError, ManifestError,

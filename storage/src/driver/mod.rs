@@ -114,6 +114,83 @@ pub struct Found {
     pub snapshots: Vec<SnapshotRecord>,
 }
 
+/// How the driver's own storage is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DriverStatus {
+    /// The filesystem that the driver keeps its directories on, as in `/proc/filesystems`.
+    pub backing_filesystem: String,
+    /// Whether [`Driver::prepare`] takes a limit.
+    pub limits: bool,
+    /// The pool that layers and snapshots come from, where there is one beside the filesystem.
+    pub pool: Option<PoolStatus>,
+    /// More that people want to see, as (name, value), such as options in force.
+    pub details: Vec<(String, String)>,
+}
+
+/// A pool of blocks, such as a thin pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// Bytes for data.
+    pub data: Fill,
+    /// Bytes for the pool's own tables.
+    pub metadata: Fill,
+    /// Why new work is refused, where it is.
+    pub pressure: Option<Pressure>,
+}
+
+/// How full something is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fill {
+    /// Taken.
+    pub used: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// Why a driver takes no new work; reading and removing go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Pressure {
+    /// Less room for data than the floor.
+    #[error("the pool {pool} has {} of {} bytes of data in use, and {floor} % are kept free: remove images or containers, or make it larger", fill.used, fill.total)]
+    DataLow {
+        /// Which pool.
+        pool: String,
+        /// How full it is.
+        fill: Fill,
+        /// The share that is kept free, in percent.
+        floor: u8,
+    },
+    /// Less room for the pool's tables than the floor.
+    #[error("the pool {pool} has {} of {} bytes of metadata in use, and {floor} % are kept free: remove images or containers, or make it larger", fill.used, fill.total)]
+    MetadataLow {
+        /// Which pool.
+        pool: String,
+        /// How full it is.
+        fill: Fill,
+        /// The share that is kept free, in percent.
+        floor: u8,
+    },
+    /// The kernel lets nothing be written, and this is why and what to do.
+    #[error("the pool {pool} is read-only: {why}")]
+    ReadOnly {
+        /// Which pool.
+        pool: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The pool does not answer, or has failed.
+    #[error("the pool {pool} has failed: {why}")]
+    Failed {
+        /// Which pool.
+        pool: String,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
 /// Why a driver did not do something.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -135,6 +212,17 @@ pub enum DriverError {
     /// A mount failed.
     #[error(transparent)]
     Mount(#[from] crate::mount::detached::MountError),
+    /// There is no room for new work.
+    #[error(transparent)]
+    Pressure(#[from] Pressure),
+    /// The driver cannot keep a snapshot within a limit.
+    #[error("the storage driver {driver} cannot limit what a container writes: {why}")]
+    NoLimit {
+        /// The driver.
+        driver: &'static str,
+        /// What it lacks, and what to do.
+        why: String,
+    },
 }
 
 impl DriverError {
@@ -190,8 +278,20 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Makes finished layers durable. They come lowest first.
     fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError>;
 
-    /// Makes a snapshot.
-    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError>;
+    /// Makes a snapshot. A writable one with a `limit` takes at most so many bytes on top of its parent; a driver that
+    /// cannot see to it refuses by [`DriverError::NoLimit`].
+    fn prepare(
+        &self,
+        snapshot: &SnapshotRecord,
+        lowers: &[ChainId],
+        limit: Option<u64>,
+    ) -> Result<(), DriverError>;
+
+    /// Gives a writable snapshot another limit, in bytes, in use or not. Doing it twice changes nothing.
+    fn resize(&self, snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError>;
+
+    /// How the driver's own storage is. Cheap enough to ask every few seconds.
+    fn status(&self) -> Result<DriverStatus, DriverError>;
 
     /// What to mount. Doing it twice gives the same.
     fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError>;

@@ -7,7 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::copy::copy_tree;
 use super::store::{Removed, Staging, Store, open_dir, usage};
-use super::{Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage};
+use super::{
+    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack,
+    Usage,
+};
 use crate::diff::Trees;
 use crate::digest::ChainId;
 use crate::failpoint::failpoint;
@@ -104,13 +107,33 @@ impl Driver for Native {
         self.store.seal(layers)
     }
 
-    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError> {
+    fn prepare(
+        &self,
+        snapshot: &SnapshotRecord,
+        lowers: &[ChainId],
+        limit: Option<u64>,
+    ) -> Result<(), DriverError> {
+        self.resize(snapshot, limit)?;
         // A view shows the layer itself.
         let staging = match (snapshot.kind, lowers.first()) {
             (SnapshotKind::View, Some(_)) => self.store.stage()?,
             (_, parent) => self.copy(parent)?,
         };
         self.store.place_snapshot(staging, snapshot)
+    }
+
+    fn resize(&self, _snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
+        match limit {
+            None => Ok(()),
+            Some(_) => Err(DriverError::NoLimit {
+                driver: self.name(),
+                why: "it keeps plain directories; use overlay, devicemapper or btrfs".to_owned(),
+            }),
+        }
+    }
+
+    fn status(&self) -> Result<DriverStatus, DriverError> {
+        Ok(DriverStatus { backing_filesystem: self.store.filesystem()?, ..DriverStatus::default() })
     }
 
     fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {

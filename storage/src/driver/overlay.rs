@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::store::{Removed, Staging, Store, open_dir, usage};
-use super::{Driver, DriverError, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack, Usage};
+use super::{
+    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack,
+    Usage,
+};
 use crate::diff::Trees;
 use crate::digest::ChainId;
 use crate::failpoint::failpoint;
@@ -167,7 +170,13 @@ impl Driver for Overlay {
         self.store.seal(layers)
     }
 
-    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError> {
+    fn prepare(
+        &self,
+        snapshot: &SnapshotRecord,
+        lowers: &[ChainId],
+        limit: Option<u64>,
+    ) -> Result<(), DriverError> {
+        self.resize(snapshot, limit)?;
         let staging = self.store.stage()?;
         if snapshot.kind == SnapshotKind::Writable || lowers.is_empty() {
             let diff = staging.mkdir("diff", 0o755)?;
@@ -185,6 +194,19 @@ impl Driver for Overlay {
             }
         }
         self.store.place_snapshot(staging, snapshot)
+    }
+
+    fn resize(&self, _snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
+        match limit {
+            None => Ok(()),
+            Some(_) => {
+                Err(DriverError::NoLimit { driver: self.name(), why: "it is not built yet".to_owned() })
+            }
+        }
+    }
+
+    fn status(&self) -> Result<DriverStatus, DriverError> {
+        Ok(DriverStatus { backing_filesystem: self.store.filesystem()?, ..DriverStatus::default() })
     }
 
     fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {

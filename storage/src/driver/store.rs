@@ -51,6 +51,11 @@ impl Store {
             .any(|dir| std::fs::read_dir(root.join(dir)).is_ok_and(|mut entries| entries.next().is_some()))
     }
 
+    /// The filesystem's name, as in `/proc/filesystems`.
+    pub(crate) fn filesystem(&self) -> Result<String, DriverError> {
+        filesystem(&self.root)
+    }
+
     pub(crate) fn layer(&self, chain: &ChainId) -> PathBuf {
         self.root.join("layers").join(chain.0.hex())
     }
@@ -347,6 +352,29 @@ fn snapshot_record(name: &[u8], dir: &Path) -> Option<SnapshotRecord> {
         _ => return None,
     };
     Some(SnapshotRecord { key, kind, parent: parent_from(&parent)? })
+}
+
+/// The name of the filesystem that `path` is on: that of the last mount of its device in `/proc/self/mountinfo`
+/// (proc_pid_mountinfo(5)), else the number of its kind (statfs(2)).
+pub(crate) fn filesystem(path: &Path) -> Result<String, DriverError> {
+    let stat = rustix::fs::stat(path).map_err(DriverError::io("look at", path))?;
+    let device = format!("{}:{}", rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let named = table.lines().rev().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        (left.split(' ').nth(2) == Some(device.as_str())).then(|| right.split(' ').next())?
+    });
+    match named {
+        Some(name) => Ok(name.to_owned()),
+        None => {
+            let stat = rustix::fs::statfs(path).map_err(DriverError::io("look at", path))?;
+            Ok(match stat.f_type {
+                // linux/magic.h; btrfs shows files by device numbers of their subvolumes.
+                0x9123_683e => "btrfs".to_owned(),
+                other => format!("{other:#x}"),
+            })
+        }
+    }
 }
 
 /// What a tree takes on disk.

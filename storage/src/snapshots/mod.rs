@@ -8,7 +8,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::diff::Trees;
 use crate::digest::{ChainId, DiffId};
-use crate::driver::{Driver, DriverError, LayerRecord, SnapshotKey, SnapshotKind, SnapshotRecord, Usage};
+use crate::driver::{
+    Driver, DriverError, DriverStatus, LayerRecord, SnapshotKey, SnapshotKind, SnapshotRecord, Usage,
+};
 use crate::mount::Mounts;
 
 mod index;
@@ -143,12 +145,35 @@ impl Snapshots {
 
     /// Makes a writable snapshot on the stack `parent`, or an empty one. Doing it again changes nothing.
     pub fn prepare(&self, key: &SnapshotKey, parent: Option<&ChainId>) -> Result<(), PrepareError> {
-        self.make(key, SnapshotKind::Writable, parent)
+        self.make(key, SnapshotKind::Writable, parent, None)
+    }
+
+    /// The same, of a snapshot that takes at most `limit` bytes on top of its parent. One that is there gets that limit.
+    pub fn prepare_limited(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&ChainId>,
+        limit: u64,
+    ) -> Result<(), PrepareError> {
+        self.make(key, SnapshotKind::Writable, parent, Some(limit))
+    }
+
+    /// Gives a writable snapshot another limit, in bytes, or none. Doing it again changes nothing.
+    pub fn resize(&self, key: &SnapshotKey, limit: Option<u64>) -> Result<(), SnapshotError> {
+        let (record, _) = self.get(key)?;
+        self.driver
+            .resize(&record, limit)
+            .map_err(|source| SnapshotError::Driver(key.clone(), "resize", source))
+    }
+
+    /// How the driver's own storage is.
+    pub fn status(&self) -> Result<DriverStatus, DriverError> {
+        self.driver.status()
     }
 
     /// Makes a snapshot that shows the stack `parent` and cannot be written to. Doing it again changes nothing.
     pub fn view(&self, key: &SnapshotKey, parent: Option<&ChainId>) -> Result<(), PrepareError> {
-        self.make(key, SnapshotKind::View, parent)
+        self.make(key, SnapshotKind::View, parent, None)
     }
 
     fn make(
@@ -156,16 +181,24 @@ impl Snapshots {
         key: &SnapshotKey,
         kind: SnapshotKind,
         parent: Option<&ChainId>,
+        limit: Option<u64>,
     ) -> Result<(), PrepareError> {
         let record = SnapshotRecord { key: key.clone(), kind, parent: parent.copied() };
         let lowers = {
             let mut index = self.index();
             if !index.begin_snapshot(&record)? {
-                return Ok(());
+                drop(index);
+                return match limit {
+                    None => Ok(()),
+                    limit => self
+                        .driver
+                        .resize(&record, limit)
+                        .map_err(|source| PrepareError::Driver(key.clone(), source)),
+                };
             }
             index.stack(parent)
         };
-        let made = self.driver.prepare(&record, &lowers);
+        let made = self.driver.prepare(&record, &lowers, limit);
         self.index().end_snapshot(key, made.is_ok());
         self.changed.notify_all();
         made.map_err(|source| PrepareError::Driver(key.clone(), source))

@@ -24,12 +24,14 @@ pub enum OpenError {
     #[error("storage driver {0:?} is not known; there are: {there}", there = DRIVERS.join(", "))]
     Unknown(String),
     /// An option that the driver does not have.
-    #[error("storage option {option:?} is not known to the driver {driver}, which has no options")]
+    #[error("storage option {option:?} is not known to the driver {driver}, which has {}", options(known))]
     Option {
         /// The option.
         option: String,
         /// The driver.
         driver: &'static str,
+        /// Those that it has.
+        known: &'static [&'static str],
     },
     /// Several drivers have data, and none was named.
     #[error(
@@ -57,6 +59,13 @@ pub enum OpenError {
         #[source]
         source: DriverError,
     },
+}
+
+fn options(known: &[&str]) -> String {
+    match known {
+        [] => "no options".to_owned(),
+        known => format!("these: {}", known.join(", ")),
+    }
 }
 
 fn open(name: &'static str, root: &Path) -> Result<Box<dyn Driver>, OpenError> {
@@ -99,7 +108,9 @@ pub(super) fn select(
         None => first_that_works(root)?,
     };
     match options.first() {
-        Some((option, _)) => Err(OpenError::Option { option: option.clone(), driver: driver.name() }),
+        Some((option, _)) => {
+            Err(OpenError::Option { option: option.clone(), driver: driver.name(), known: &[] })
+        }
         None => Ok(driver),
     }
 }

@@ -16,7 +16,8 @@ use crate::driver::copy::content;
 use crate::driver::overlay::reopen;
 use crate::driver::store::{Removed, Staging, Store};
 use crate::driver::{
-    Driver, DriverError, Found, LayerRecord, Reread, SnapshotKey, SnapshotKind, SnapshotRecord, Unpack, Usage,
+    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKey, SnapshotKind, SnapshotRecord,
+    Unpack, Usage,
 };
 use crate::layer::{Stream, UnpackLimits, apply_onto};
 use crate::mount::{Mount, Mounts, detached};
@@ -151,12 +152,31 @@ impl Driver for Looped {
         self.store.seal(layers)
     }
 
-    fn prepare(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<(), DriverError> {
+    fn prepare(
+        &self,
+        snapshot: &SnapshotRecord,
+        lowers: &[ChainId],
+        limit: Option<u64>,
+    ) -> Result<(), DriverError> {
+        self.resize(snapshot, limit)?;
         let staging = match (snapshot.kind, lowers.first()) {
             (SnapshotKind::View, Some(_)) => self.store.stage()?,
             (_, parent) => self.copy(parent)?,
         };
         self.store.place_snapshot(staging, snapshot)
+    }
+
+    fn resize(&self, _snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
+        match limit {
+            None => Ok(()),
+            Some(_) => {
+                Err(DriverError::NoLimit { driver: self.name(), why: "it is only for tests".to_owned() })
+            }
+        }
+    }
+
+    fn status(&self) -> Result<DriverStatus, DriverError> {
+        Ok(DriverStatus { backing_filesystem: self.store.filesystem()?, ..DriverStatus::default() })
     }
 
     fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {
