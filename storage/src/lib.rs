@@ -47,6 +47,7 @@ pub use commit::{CommitImageError, CommitRequest};
 pub use content::{ContentError, ContentStore, Swept};
 pub use diff::{Change, ChangeKind, DiffError, Trees};
 pub use digest::{ChainId, DiffId, Digest, Hasher, ParseDigestError, VerifyReader, WrongContent};
+pub use driver::options::OptionError;
 pub use driver::{
     Driver, DriverError, DriverStatus, Fill, Found, LayerRecord, ParseKeyError, PoolStatus, Pressure, Reread,
     SnapshotKey, SnapshotKind, SnapshotRecord, Unpack, Usage,
@@ -65,7 +66,8 @@ pub use reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference};
 pub use registry::{Credential, Credentials, ParseCredentialsError, RegistryError, RegistryOptions};
 pub use save::SaveError;
 pub use snapshots::{
-    CommitError, DRIVERS, OpenError, PrepareError, RemoveLayerError, SnapshotError, Snapshots, UnpackError,
+    Chosen, CommitError, DRIVERS, OpenError, PassedOver, PrepareError, RemoveLayerError, Selection,
+    SnapshotError, Snapshots, UnpackError,
 };
 pub use storage::{ImageName, OpenStorageError, RemoveError, Removed, Storage, StorageOptions};
 pub use view::{ImageTree, OpenTreeError};

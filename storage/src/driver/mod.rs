@@ -12,6 +12,7 @@ use crate::mount::Mounts;
 
 pub(crate) mod copy;
 pub(crate) mod native;
+pub(crate) mod options;
 pub(crate) mod overlay;
 pub(crate) mod store;
 
@@ -215,6 +216,9 @@ pub enum DriverError {
     /// There is no room for new work.
     #[error(transparent)]
     Pressure(#[from] Pressure),
+    /// An option of the driver was not taken.
+    #[error(transparent)]
+    Option(#[from] options::OptionError),
     /// The driver cannot keep a snapshot within a limit.
     #[error("the storage driver {driver} cannot limit what a container writes: {why}")]
     NoLimit {

@@ -20,13 +20,14 @@ mod tests;
 mod unpack;
 
 use index::Index;
-pub use select::{DRIVERS, OpenError};
+pub use select::{Chosen, DRIVERS, OpenError, PassedOver, Selection};
 pub use unpack::UnpackError;
 
 /// The store of layers and snapshots. Shared by all threads; every call blocks on the disk.
 #[derive(Debug)]
 pub struct Snapshots {
     driver: Box<dyn Driver>,
+    selection: Selection,
     index: Mutex<Index>,
     changed: Condvar,
     slots: unpack::Slots,
@@ -124,19 +125,31 @@ impl Snapshots {
     /// Opens the store at `root` with the driver `driver`; without one, with what is in use there already, else with
     /// the first that works. `opts` are `--storage-opt`. What an earlier process left half done is put right.
     pub fn open(root: &Path, driver: Option<&str>, opts: &[(String, String)]) -> Result<Self, OpenError> {
-        Self::with_driver(select::select(root, driver, opts)?)
+        let (driver, selection) = select::select(root, driver, opts)?;
+        Self::opened(driver, selection)
     }
 
     /// Opens the store with a driver of the caller's.
     pub fn with_driver(driver: Box<dyn Driver>) -> Result<Self, OpenError> {
+        let (name, none) = (driver.name(), Vec::new());
+        let chosen = Chosen::Named;
+        Self::opened(driver, Selection { driver: name, chosen, passed_over: none, unused: Vec::new() })
+    }
+
+    fn opened(driver: Box<dyn Driver>, selection: Selection) -> Result<Self, OpenError> {
         let found = driver.load().map_err(|source| OpenError::Load { driver: driver.name(), source })?;
         let index = Mutex::new(Index::new(found));
-        Ok(Self { driver, index, changed: Condvar::new(), slots: unpack::Slots::default() })
+        Ok(Self { driver, selection, index, changed: Condvar::new(), slots: unpack::Slots::default() })
     }
 
     /// The driver's name, as `--storage-driver` takes it.
     pub fn driver(&self) -> &'static str {
         self.driver.name()
+    }
+
+    /// What made it the one, and why the others are not.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

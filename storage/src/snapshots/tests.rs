@@ -18,16 +18,48 @@ fn root_names_that_are_not_here_are_refused() {
     assert!(refused(dir.path(), Some("native"), &[option]).contains("dm.basesize"));
 }
 
+/// What was passed over, as `driver: why`.
+fn passed_over(store: &Snapshots) -> Vec<String> {
+    store.selection().passed_over.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn root_options_are_for_the_driver_that_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [("native.size".to_owned(), "1G".to_owned())];
+    // Also where nobody named one: an option is never a reason to take another driver.
+    for (named, driver) in [(None, "overlay"), (Some("native"), "native")] {
+        let text = refused(dir.path(), named, &options);
+        assert_eq!(
+            text,
+            format!(
+                "storage option \"native.size\" is not known to the driver {driver}, which has no options"
+            )
+        );
+    }
+}
+
 #[test]
 fn root_what_is_in_use_stays() {
     let dir = tempfile::tempdir().unwrap();
     let open = |driver| Snapshots::open(dir.path(), driver, &[]).unwrap();
-    assert_eq!(open(None).driver(), "overlay");
+    let first = open(None);
+    assert_eq!((first.driver(), first.selection().chosen), ("overlay", Chosen::FirstThatWorks));
+    assert_eq!(passed_over(&first), ["native: overlay works here and comes first"]);
     // Opened once is not in use.
     let native = open(Some("native"));
+    assert_eq!(passed_over(&native), ["overlay: native was asked for"]);
     native.prepare(&SnapshotKey::new("one").unwrap(), None).unwrap();
-    assert_eq!(open(None).driver(), "native");
-    open(Some("overlay")).prepare(&SnapshotKey::new("one").unwrap(), None).unwrap();
+    let again = open(None);
+    assert_eq!((again.driver(), again.selection().chosen), ("native", Chosen::InUse));
+    assert_eq!(passed_over(&again), ["overlay: native has data here"]);
+    let overlay = open(Some("overlay"));
+    assert_eq!(overlay.selection().unused, ["native"]);
+    assert_eq!(
+        passed_over(&overlay),
+        ["native: it has data here, which stays unused: overlay was asked for"]
+    );
+    overlay.prepare(&SnapshotKey::new("one").unwrap(), None).unwrap();
     assert!(refused(dir.path(), None, &[]).contains("several storage drivers (overlay, native)"));
     assert_eq!(open(Some("native")).list().len(), 1);
 }
@@ -49,6 +81,12 @@ fn root_the_first_that_works() {
     })
     .unwrap();
     let at = crate::testsuite::Files::new(&overlay).path("data");
-    assert_eq!(Snapshots::open(&at, None, &[]).unwrap().driver(), "native");
+    let store = Snapshots::open(&at, None, &[]).unwrap();
+    assert_eq!((store.driver(), store.selection().chosen), ("native", Chosen::FirstThatWorks));
+    let why = passed_over(&store);
+    assert!(
+        matches!(why.as_slice(), [one] if one.starts_with("overlay: cannot mount an overlay")),
+        "{why:?}"
+    );
     assert!(refused(&at, Some("overlay"), &[]).contains("does not work in this directory"));
 }
