@@ -21,6 +21,7 @@ mod content;
 mod diff;
 mod digest;
 mod driver;
+mod ext4;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub mod failpoint;
 #[cfg(not(any(feature = "failpoints", debug_assertions)))]
@@ -28,6 +29,7 @@ mod failpoint;
 mod image;
 mod layer;
 mod limits;
+mod loopdev;
 mod mount;
 mod platform;
 mod pull;
@@ -52,6 +54,7 @@ pub use driver::{
     Driver, DriverError, DriverStatus, Fill, Found, LayerRecord, ParseKeyError, PoolStatus, Pressure, Reread,
     SnapshotKey, SnapshotKind, SnapshotRecord, Unpack, Usage,
 };
+pub use ext4::Ext4Error;
 pub use image::{
     ConfigChange, ConfigError, Descriptor, Encoding, Image, ImageConfig, Layer, LoadError, ManifestError,
     ParseChangeError, media,

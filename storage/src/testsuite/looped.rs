@@ -20,9 +20,8 @@ use crate::driver::{
     Unpack, Usage,
 };
 use crate::layer::{Stream, UnpackLimits, apply_onto};
+use crate::loopdev::{self, Device};
 use crate::mount::{Mount, Mounts, detached};
-
-mod device;
 
 const IMAGE: &str = "image";
 
@@ -31,7 +30,7 @@ const IMAGE: &str = "image";
 pub struct Looped {
     store: Store,
     staged: Mutex<HashMap<ChainId, Staging>>,
-    active: Mutex<HashMap<SnapshotKey, (std::fs::File, Mount)>>,
+    active: Mutex<HashMap<SnapshotKey, (Device, Mount)>>,
 }
 
 impl Looped {
@@ -90,11 +89,12 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), DriverError> {
     content(&source, &target, &stat).map_err(DriverError::io("copy to", to))
 }
 
-fn attach(image: &Path, readonly: bool) -> Result<(std::fs::File, Mount), DriverError> {
-    let (file, device) = device::attach(image, readonly).map_err(DriverError::io("attach", image))?;
+fn attach(image: &Path, readonly: bool) -> Result<(Device, Mount), DriverError> {
+    let device = loopdev::attach_new(image, readonly).map_err(DriverError::io("attach", image))?;
     // Whoever was killed left nothing to replay: there is no journal.
     let options = if readonly { vec!["ro".to_owned()] } else { Vec::new() };
-    Ok((file, Mount::Block { device, fstype: "ext4".to_owned(), options }))
+    let mount = Mount::Block { device: device.path.clone(), fstype: "ext4".to_owned(), options };
+    Ok((device, mount))
 }
 
 /// The image's filesystem; the loop device goes with the mount.

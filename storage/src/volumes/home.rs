@@ -8,11 +8,11 @@ use rustix::fs::{FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::error::room;
-use super::image::Mounted;
 use super::record::Record;
 use super::{FillSource, VolumeError, VolumeKey, quota, tmpfs};
 use crate::driver::copy::copy_tree;
 use crate::driver::store::usage_of;
+use crate::ext4::Mounted;
 use crate::failpoint::{self, failpoint};
 use crate::layer::{kind, look, remove_all};
 
@@ -29,7 +29,7 @@ const LOOKUPS: usize = 128;
 pub(super) struct Home {
     root: OwnedFd,
     /// Keeps the loop device of an image.
-    device: Option<super::device::Device>,
+    device: Option<crate::loopdev::Device>,
     /// What is made here belongs to this XFS project.
     project: Option<u32>,
     /// For messages.

@@ -20,7 +20,6 @@ use crate::driver::store::usage_of;
 use crate::failpoint::failpoint;
 use crate::mount::Mount;
 
-mod device;
 mod error;
 mod home;
 mod image;
@@ -176,7 +175,7 @@ impl Volumes {
                 let path = self.tree.dir(key).join(image::NAME);
                 let device = {
                     let _only = held(&lock.device);
-                    image::attach(&path)?
+                    image::attach(key, &path)?
                 };
                 Ok(Home::image(image::open(key, &path, device)?, path))
             }
@@ -410,7 +409,7 @@ impl Volumes {
         }
         let lock = self.lock(key);
         let _only = held(&lock.device);
-        let device = image::attach(&data)?;
+        let device = image::attach(key, &data)?;
         let mount = image::mount(&device);
         Ok(ActiveVolume { mount, inside: Some(DATA.to_owned()), hold: Some(device.file.into()) })
     }

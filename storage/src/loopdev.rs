@@ -67,18 +67,25 @@ const NO_INFO: Info = Info {
 
 /// A device that stays as long as this is open, or something is mounted from it.
 #[derive(Debug)]
-pub(super) struct Device {
-    pub(super) file: File,
-    pub(super) path: PathBuf,
+pub(crate) struct Device {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
 }
 
 /// The device of `image`, or a new one. The caller sees to it that nobody else asks for the same image meanwhile.
-pub(super) fn attach(image: &Path) -> io::Result<Device> {
+pub(crate) fn attach(image: &Path) -> io::Result<Device> {
     let backing = OpenOptions::new().read(true).write(true).open(image)?;
     match find(&backing)? {
         Some(device) => Ok(device),
-        None => configure(&backing),
+        None => configure(&backing, false),
     }
+}
+
+/// A new device for `image`, whoever else has one.
+#[cfg(feature = "testing")]
+pub(crate) fn attach_new(image: &Path, readonly: bool) -> io::Result<Device> {
+    let backing = OpenOptions::new().read(true).write(!readonly).open(image)?;
+    configure(&backing, readonly)
 }
 
 /// The device that has `backing`, if there is one.
@@ -129,9 +136,9 @@ fn status(device: &File) -> io::Result<Option<Info>> {
     }
 }
 
-fn configure(backing: &File) -> io::Result<Device> {
+fn configure(backing: &File, readonly: bool) -> io::Result<Device> {
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
-    let mut flags = AUTOCLEAR | DIRECT_IO;
+    let mut flags = AUTOCLEAR | DIRECT_IO | if readonly { READ_ONLY } else { 0 };
     loop {
         // SAFETY: this request takes no argument and returns a number.
         let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
@@ -180,14 +187,14 @@ fn open(number: u32) -> io::Result<(File, PathBuf)> {
 }
 
 /// Makes the device as large as its file is now.
-pub(super) fn take_size(device: &Device) -> io::Result<()> {
+pub(crate) fn take_size(device: &Device) -> io::Result<()> {
     // SAFETY: this request takes no argument.
     let done = unsafe { libc::ioctl(device.file.as_raw_fd(), LOOP_SET_CAPACITY, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes the mounted ext4 that `root` is a directory of `blocks` large, in its own blocks.
-pub(super) fn resize(root: impl AsFd, blocks: u64) -> Result<(), Errno> {
+pub(crate) fn resize(root: impl AsFd, blocks: u64) -> Result<(), Errno> {
     // SAFETY: the descriptor lives as long as the borrow, and the argument points to the number that the request reads.
     let done = unsafe { libc::ioctl(root.as_fd().as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) };
     if done == 0 {
