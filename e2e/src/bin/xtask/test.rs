@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use stower_e2e::{process, requires};
+use stower_e2e::{process, requires, vm};
 
 use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("cc", "gcc"),
     ("zstd", "zstd"),
     ("tar", "tar"),
@@ -17,6 +17,10 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("setpriv", "util-linux"),
     ("ld", "binutils"),
     ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("docker-registry", "docker-registry"),
+    ("htpasswd", "apache2-utils"),
+    (vm::PROGRAM, vm::PACKAGE),
 ];
 
 /// Runs all steps, the later ones after a failure too, and fails if one did.
