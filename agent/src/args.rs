@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::storage::{
-    VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs, WaitForArgs,
+    StorageArgs, StorageCommand, StorageInfoArgs, VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs,
+    VolumePruneArgs, VolumeRmArgs, WaitForArgs,
 };
 
 /// The socket of an agent that was not told otherwise.
@@ -100,6 +101,8 @@ pub enum Command {
     Rmi(RmiArgs),
     /// Wait until a condition of an object holds, or the object is gone
     Wait(WaitForArgs),
+    /// Show how images and root filesystems are stored
+    Storage(StorageArgs),
     /// Work with the data of volumes
     Volume(VolumeArgs),
     /// Print the custom resource definitions for a Kubernetes API server
@@ -130,7 +133,7 @@ pub struct AgentArgs {
     /// The name of this node, for `spec.nodeName` [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// How root filesystems are stored: overlay or native [default: the first that works here]
+    /// How root filesystems are stored: overlay or native [default: what is in use, else the first that works here]
     #[arg(long, value_name = "NAME")]
     pub storage_driver: Option<String>,
     /// An option of the storage driver; may be repeated

@@ -27,5 +27,6 @@ mod paths;
 pub mod rootfs;
 pub mod run;
 mod source;
+pub mod storageinfo;
 mod time;
 pub mod volumedata;

@@ -6,6 +6,8 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use stower_storage::{DriverStatus, PoolStatus, Pressure};
+
 use crate::volumedata::UsageView;
 
 /// The gauges of volumes, by namespace, name and kind.
@@ -38,6 +40,45 @@ impl VolumeGauges {
         for gauge in [&self.used, &self.inodes, &self.capacity, &self.available] {
             // One that was not there is as good as removed.
             let _ = gauge.remove_label_values(labels);
+        }
+    }
+}
+
+/// The gauges of the storage driver.
+#[derive(Debug, Clone)]
+pub(crate) struct StorageGauges {
+    data_used: IntGaugeVec,
+    data_size: IntGaugeVec,
+    metadata_used: IntGaugeVec,
+    metadata_size: IntGaugeVec,
+    pressure: IntGaugeVec,
+}
+
+impl StorageGauges {
+    /// Sets those of the pool, where there is one, and whether anything presses.
+    pub(crate) fn set(&self, status: &DriverStatus) {
+        let fill = |gauge: &IntGaugeVec, bytes: fn(&PoolStatus) -> u64| match &status.pool {
+            Some(pool) => {
+                gauge.with_label_values(&[&pool.name]).set(i64::try_from(bytes(pool)).unwrap_or(i64::MAX));
+            }
+            None => gauge.reset(),
+        };
+        fill(&self.data_used, |pool| pool.data.used);
+        fill(&self.data_size, |pool| pool.data.total);
+        fill(&self.metadata_used, |pool| pool.metadata.used);
+        fill(&self.metadata_size, |pool| pool.metadata.total);
+        let pressing = status.pool.as_ref().and_then(|pool| pool.pressure.as_ref()).map(Pressure::reason);
+        for reason in Pressure::REASONS {
+            self.pressure.with_label_values(&[reason]).set(i64::from(pressing == Some(reason)));
+        }
+    }
+
+    /// Takes all of them away.
+    pub(crate) fn clear(&self) {
+        for gauge in
+            [&self.data_used, &self.data_size, &self.metadata_used, &self.metadata_size, &self.pressure]
+        {
+            gauge.reset();
         }
     }
 }
@@ -78,6 +119,8 @@ pub(crate) struct Metrics {
     pub start_time: Gauge,
     /// What volumes take.
     pub volumes: VolumeGauges,
+    /// How the storage driver is.
+    pub storage: StorageGauges,
 }
 
 impl Default for Metrics {
@@ -107,6 +150,7 @@ impl Metrics {
         };
         let action = &["action"];
         let volume = &["namespace", "volume", "kind"];
+        let pool = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["pool"]);
         Self {
             reconciles: add!(IntCounter::new("stower_reconcile_total", "Turns of the reconcile loop.")),
             reconcile_seconds: add!(Histogram::with_opts(times(
@@ -184,6 +228,31 @@ impl Metrics {
                 inodes: add!(IntGaugeVec::new(
                     Opts::new("stower_volume_stats_inodes_used", "Files and directories in the volume."),
                     volume
+                )),
+            },
+            storage: StorageGauges {
+                data_used: add!(pool(
+                    "stower_storage_pool_data_used_bytes",
+                    "Bytes of data in use in the storage driver's pool."
+                )),
+                data_size: add!(pool(
+                    "stower_storage_pool_data_size_bytes",
+                    "Bytes that the storage driver's pool has for data."
+                )),
+                metadata_used: add!(pool(
+                    "stower_storage_pool_metadata_used_bytes",
+                    "Bytes of metadata in use in the storage driver's pool."
+                )),
+                metadata_size: add!(pool(
+                    "stower_storage_pool_metadata_size_bytes",
+                    "Bytes that the storage driver's pool has for metadata."
+                )),
+                pressure: add!(IntGaugeVec::new(
+                    Opts::new(
+                        "stower_storage_pressure",
+                        "Whether the storage driver refuses new work (1) or not (0), by reason."
+                    ),
+                    &["reason"]
                 )),
             },
             registry,

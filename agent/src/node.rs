@@ -17,6 +17,7 @@ use crate::{
     metrics::Metrics,
     paths::Paths,
     rootfs::Frozen,
+    storageinfo::{StorageInfo, StorageView},
     volumedata::{VolumeData, VolumeView},
 };
 
@@ -289,6 +290,8 @@ pub struct Node {
     pub(crate) unready: ArcSwap<Vec<String>>,
     pub(crate) metrics: Metrics,
     pub(crate) storage: Storage,
+    /// How the driver of it is.
+    pub(crate) storage_info: StorageInfo,
     /// The store of volumes.
     pub(crate) volumes: Arc<VolumeData>,
     pub(crate) cgroups: Cgroups,
@@ -325,6 +328,7 @@ impl Node {
             issues: ArcSwap::default(),
             unready: ArcSwap::from_pointee(vec!["the agent is starting".to_owned()]),
             metrics,
+            storage_info: StorageInfo::new(Arc::clone(storage.snapshots()), paths.data.clone()),
             storage,
             volumes: Arc::new(VolumeData::new(volumes)),
             cgroups,
@@ -427,10 +431,23 @@ impl Node {
         if unready.is_empty() { Ok(()) } else { Err(unready.to_vec()) }
     }
 
-    /// The metrics in Prometheus' text format. Those of volumes are measured for it, where they are not fresh.
+    /// The metrics in Prometheus' text format. Those of volumes are measured for it, where they are not fresh, and the storage
+    /// driver is asked.
     pub async fn metrics_text(&self) -> String {
-        self.volumes.measure(&self.view(), &self.metrics.volumes).await;
+        let view = self.view();
+        tokio::join!(
+            self.volumes.measure(&view, &self.metrics.volumes),
+            self.storage_info.measure(&self.metrics.storage)
+        );
         self.metrics.text()
+    }
+
+    /// How images and root filesystems are stored.
+    ///
+    /// # Errors
+    /// When the driver fails, or does not answer.
+    pub async fn storage_info(&self) -> Result<StorageView, ApiError> {
+        self.storage_info.view().await
     }
 
     /// The data of volumes on this machine, also of those that no object declares any more.

@@ -13,6 +13,7 @@ use crate::{
         ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
     },
     rootfs::{ChangeView, CommitOptions},
+    storageinfo::StorageView,
     volumedata::VolumeView,
 };
 
@@ -86,6 +87,8 @@ pub trait Backend: Send + Sync + 'static {
     fn ready(&self) -> Result<(), Vec<String>>;
     /// See [`Node::metrics_text`].
     fn metrics_text(&self) -> BoxFuture<'_, String>;
+    /// See [`Node::storage_info`].
+    fn storage_info(&self) -> BoxFuture<'_, Result<StorageView, ApiError>>;
     /// See [`Node::volumes_list`].
     fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>>;
     /// See [`Node::volumes_usage`].
@@ -167,6 +170,9 @@ impl Backend for Node {
     }
     fn metrics_text(&self) -> BoxFuture<'_, String> {
         Box::pin(self.metrics_text())
+    }
+    fn storage_info(&self) -> BoxFuture<'_, Result<StorageView, ApiError>> {
+        Box::pin(self.storage_info())
     }
     fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>> {
         Box::pin(self.volumes_list())

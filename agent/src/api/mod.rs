@@ -104,6 +104,7 @@ fn router(api: Api) -> Router {
         .route("/v1/plan", get(node::plan))
         .route("/v1/dump", get(node::dump))
         .route("/v1/issues", get(node::issues))
+        .route("/v1/storage", get(node::storage))
         .route("/v1/version", get(node::version))
         .route("/v1/images", get(images::list).delete(images::remove))
         .route("/v1/images/pull", post(images::pull))

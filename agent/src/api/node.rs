@@ -1,4 +1,4 @@
-//! The node itself: health, metrics, plan, dump, and the files that could not be taken.
+//! The node itself: health, metrics, plan, dump, how it stores, and the files that could not be taken.
 
 use axum::{
     extract::State,
@@ -26,6 +26,13 @@ pub(super) async fn plan(State(api): State<Api>, params: Params) -> Result<Respo
 pub(super) async fn dump(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
     params.only(&[])?;
     Ok(text("text/plain; charset=utf-8", api.backend.dump().await))
+}
+
+pub(super) async fn storage(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    let mut shown = json!(api.backend.storage_info().await?);
+    shown["kind"] = "StorageInfo".into();
+    Ok(ok(&shown))
 }
 
 pub(super) async fn issues(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {

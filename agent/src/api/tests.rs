@@ -22,6 +22,7 @@ use crate::{
         SourceRef, View,
     },
     rootfs::{ChangeView, CommitOptions},
+    storageinfo::StorageView,
     volumedata::VolumeView,
 };
 
@@ -273,6 +274,9 @@ impl Backend for Memory {
     }
     fn metrics_text(&self) -> BoxFuture<'_, String> {
         Box::pin(async { "stower_up 1\n".to_owned() })
+    }
+    fn storage_info(&self) -> BoxFuture<'_, Result<StorageView, ApiError>> {
+        Box::pin(async { Err(ApiError::unavailable("the pool does not answer")) })
     }
     fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>> {
         Box::pin(async { Ok(Vec::new()) })

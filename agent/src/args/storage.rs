@@ -1,8 +1,31 @@
-//! The verbs `volume` and `wait`.
+//! The verbs `storage`, `volume` and `wait`.
 
 use clap::{Args, Subcommand};
 
 use super::{DataOutput, Selection};
+
+/// `stower storage`.
+#[derive(Debug, Args)]
+pub struct StorageArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: StorageCommand,
+}
+
+/// What `stower storage` does.
+#[derive(Debug, Subcommand)]
+pub enum StorageCommand {
+    /// Show the storage driver, what it keeps its data on, and why the other drivers were passed over
+    Info(StorageInfoArgs),
+}
+
+/// `stower storage info`.
+#[derive(Debug, Args)]
+pub struct StorageInfoArgs {
+    /// How to print: json or yaml
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    pub output: Option<DataOutput>,
+}
 
 /// `stower volume`.
 #[derive(Debug, Args)]

@@ -11,7 +11,8 @@ mod values;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::tree::{Tree, generic, title};
+pub(super) use self::tree::Tree;
+use self::tree::{generic, title};
 use super::{
     age,
     context::{Context, now, print},

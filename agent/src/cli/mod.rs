@@ -37,6 +37,7 @@ mod row;
 mod save;
 mod start;
 mod stop;
+mod storage;
 mod table;
 mod target;
 mod validate;
@@ -103,6 +104,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Pull(args) => pull::run(&context, &args).await,
             Command::Rmi(args) => rmi::run(&context, &args).await,
             Command::Version(args) => version::run(&context, &args).await,
+            Command::Storage(args) => storage::run(&context, &args).await,
             Command::Volume(args) => volume::run(&context, &args).await,
             Command::Wait(args) => wait_for::run(&context, &args).await,
             Command::Image(args) => match args.command {

@@ -192,6 +192,21 @@ pub enum Pressure {
     },
 }
 
+impl Pressure {
+    /// The words of all kinds, for metrics and conditions.
+    pub const REASONS: [&str; 4] = ["DataLow", "MetadataLow", "ReadOnly", "Failed"];
+
+    /// The kind, in a word of [`REASONS`](Self::REASONS).
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::DataLow { .. } => "DataLow",
+            Self::MetadataLow { .. } => "MetadataLow",
+            Self::ReadOnly { .. } => "ReadOnly",
+            Self::Failed { .. } => "Failed",
+        }
+    }
+}
+
 /// Why a driver did not do something.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -6,7 +6,7 @@ use crate::cli::table::{printable, width};
 
 /// One level of a description.
 #[derive(Debug, Default)]
-pub(super) struct Tree(Vec<Entry>);
+pub(in crate::cli) struct Tree(Vec<Entry>);
 
 #[derive(Debug)]
 enum Entry {
@@ -20,45 +20,45 @@ enum Entry {
 
 impl Tree {
     /// Whether there is nothing in it.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::cli) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// A key with a value.
-    pub(super) fn field(&mut self, key: &str, value: impl Into<String>) {
+    pub(in crate::cli) fn field(&mut self, key: &str, value: impl Into<String>) {
         self.0.push(Entry::Field(key.to_owned(), vec![value.into()]));
     }
 
     /// A key with a value, if there is one.
-    pub(super) fn maybe(&mut self, key: &str, value: Option<&str>) {
+    pub(in crate::cli) fn maybe(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             self.field(key, value);
         }
     }
 
     /// A key with several values, one a line beside it; `<none>` without any.
-    pub(super) fn lines(&mut self, key: &str, values: Vec<String>) {
+    pub(in crate::cli) fn lines(&mut self, key: &str, values: Vec<String>) {
         let values = if values.is_empty() { vec!["<none>".to_owned()] } else { values };
         self.0.push(Entry::Field(key.to_owned(), values));
     }
 
     /// A key with more below it.
-    pub(super) fn group(&mut self, key: &str, inner: Tree) {
+    pub(in crate::cli) fn group(&mut self, key: &str, inner: Tree) {
         self.0.push(Entry::Group(key.to_owned(), None, inner));
     }
 
     /// A key with a value, and more below it.
-    pub(super) fn headed(&mut self, key: &str, value: String, inner: Tree) {
+    pub(in crate::cli) fn headed(&mut self, key: &str, value: String, inner: Tree) {
         self.0.push(Entry::Group(key.to_owned(), Some(value), inner));
     }
 
     /// A key with one thing a line below it.
-    pub(super) fn block(&mut self, key: &str, lines: Vec<String>) {
+    pub(in crate::cli) fn block(&mut self, key: &str, lines: Vec<String>) {
         self.0.push(Entry::Block(key.to_owned(), lines));
     }
 
     /// All of it as text.
-    pub(super) fn render(&self) -> String {
+    pub(in crate::cli) fn render(&self) -> String {
         let mut out = String::new();
         self.write(&mut out, 0, 0);
         out
