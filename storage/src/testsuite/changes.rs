@@ -1,7 +1,6 @@
 //! What a container does to its tree, and what is then in the layer that it becomes.
 
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 
 use super::{Bench, Check, Files};
 
@@ -19,6 +18,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("directory_inode_stability", directory_inode_stability),
     ("open_file_inode_stability", open_file_inode_stability),
     ("getcwd", getcwd),
+    ("remove_directory_after_commit", remove_directory_after_commit),
     ("many_layers_of_changes", many_layers_of_changes),
 ];
 
@@ -212,16 +212,57 @@ fn open_file_inode_stability(bench: &mut Bench) {
     assert_eq!(files.read("file"), "12");
 }
 
-/// A process whose working directory is a lower one stays in it when it is changed.
+/// A process whose working directory is a lower one stays in it, by its name, when it is changed.
 fn getcwd(bench: &mut Bench) {
+    use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mount};
     let one = bench.commit(None, |files| files.mkdir("a/b"));
     let (_key, mount) = bench.mounted(Some(&one));
-    let files = Files::new(&mount);
-    let dir = std::fs::File::open(files.path("a/b")).unwrap();
-    files.chmod("a/b", 0o700);
-    files.write("a/b/new", "1");
-    let through = format!("/proc/{}/fd/{}/new", std::process::id(), dir.as_raw_fd());
-    assert_eq!(std::fs::read_to_string(through).unwrap(), "1");
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path();
+    // In a mount namespace of its own, since a tree that is attached nowhere has no path.
+    let process = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        move_mount(&mount, "", rustix::fs::CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+        std::env::set_current_dir(at.join("a/b")).unwrap();
+        let here = || std::env::current_dir().unwrap();
+        assert_eq!(here(), at.join("a/b"));
+        std::fs::set_permissions(at.join("a/b"), PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::write("new", "1").unwrap();
+        chown(at.join("a"), Some(1), Some(1)).unwrap();
+        assert_eq!(here(), at.join("a/b"));
+        assert_eq!(std::fs::read_to_string(at.join("a/b/new")).unwrap(), "1");
+        // It is ours now, so it can be renamed and removed, and still is where we are.
+        std::fs::create_dir("in").unwrap();
+        std::env::set_current_dir("in").unwrap();
+        std::fs::rename(at.join("a/b/in"), at.join("moved")).unwrap();
+        assert_eq!(here(), at.join("moved"));
+        std::fs::remove_dir(at.join("moved")).unwrap();
+        assert_eq!(std::env::current_dir().unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    };
+    std::thread::scope(|scope| scope.spawn(process).join().unwrap());
+}
+
+/// A directory of a committed layer can be removed, made anew, and removed again.
+fn remove_directory_after_commit(bench: &mut Bench) {
+    let one = bench.commit(None, |files| {
+        files.mkdir("d/e/f");
+        files.write("d/e/g", "1");
+        files.write("d/h", "1");
+    });
+    let two = bench.commit(Some(&one), |files| {
+        for _ in 0..3 {
+            files.remove("d/e");
+            assert!(!files.path("d/e").exists());
+            files.mkdir("d/e/f");
+            assert_eq!(std::fs::read_dir(files.path("d/e")).unwrap().count(), 1);
+        }
+        files.remove("d");
+        files.mkdir("d");
+        std::fs::remove_dir(files.path("d")).unwrap();
+    });
+    assert_eq!(bench.view(&two).len(), 1);
+    assert_eq!(bench.view(&one).len(), 6);
 }
 
 fn many_layers_of_changes(bench: &mut Bench) {

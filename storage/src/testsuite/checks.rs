@@ -279,8 +279,7 @@ fn unpack_shared(bench: &mut Bench) {
     assert!(tops[..5].iter().all(|top| top.as_ref().is_ok_and(|top| top == good)));
     assert!(tops[5].is_err());
     assert_eq!(bench.store().layers().len(), 4);
-    let left = std::fs::read_dir(bench.at().join(bench.store().driver()).join("staging")).unwrap().count();
-    assert_eq!(left, 0, "a failure leaves nothing");
+    assert_eq!(bench.entries("staging"), 0, "a failure leaves nothing");
 }
 
 fn unpack_wrong_bytes(bench: &mut Bench) {

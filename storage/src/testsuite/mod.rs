@@ -15,14 +15,19 @@ use crate::snapshots::{Snapshots, UnpackError};
 
 mod changes;
 mod checks;
+mod graph;
 mod images;
+mod limit;
 mod looped;
 pub mod random;
+mod stat;
+pub mod subject;
 pub mod tar;
 mod tree;
 
 pub use images::Stack;
 pub use looped::Looped;
+pub use subject::{Ground, SUBJECTS, Subject};
 pub use tar::{Item, ItemKind};
 pub use tree::{Node, Tree, difference, tree};
 
@@ -31,43 +36,55 @@ pub type Check = (&'static str, fn(&mut Bench));
 
 /// All of them.
 pub fn all() -> Vec<Check> {
-    [checks::CHECKS, changes::CHECKS, images::CHECKS].concat()
+    [checks::CHECKS, stat::CHECKS, graph::CHECKS, limit::CHECKS, changes::CHECKS, images::CHECKS].concat()
 }
 
 /// A driver in a directory of its own.
 #[derive(Debug)]
 pub struct Bench {
-    driver: String,
+    subject: Subject,
     at: PathBuf,
     snapshots: Option<Snapshots>,
     serial: u32,
+    // After the store, and before the directory.
+    _ground: Ground,
     _dir: tempfile::TempDir,
 }
 
-/// Opens a store with the driver of that name, the test driver too.
+/// Opens a store with the subject of that name.
 ///
 /// # Panics
 /// When it does not open.
-pub fn open(driver: &str, at: &Path) -> Snapshots {
-    if driver == "looped" {
-        let looped = Looped::open(&at.join("looped")).unwrap();
-        return Snapshots::with_driver(Box::new(looped)).unwrap();
-    }
-    Snapshots::open(at, Some(driver), &[]).unwrap()
+pub fn open(subject: &str, at: &Path) -> Snapshots {
+    Subject::find(subject).open(at)
 }
 
 impl Bench {
-    /// A new directory.
+    /// The [`Subject`] of that name in a new directory.
     ///
     /// # Panics
     /// When the driver does not open, or without root.
-    pub fn new(driver: &str) -> Self {
+    pub fn new(subject: &str) -> Self {
+        Self::on(Subject::find(subject))
+    }
+
+    /// One that is in no list.
+    ///
+    /// # Panics
+    /// When the driver does not open, or without root.
+    pub fn on(subject: Subject) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test needs root");
         let dir = tempfile::Builder::new().prefix("stower-storage").tempdir().unwrap();
         let at = dir.path().join("snapshots");
         std::fs::create_dir_all(&at).unwrap();
-        let snapshots = Some(open(driver, &at));
-        Self { driver: driver.to_owned(), at, snapshots, serial: 0, _dir: dir }
+        let ground = (subject.ground)(&at);
+        let snapshots = Some(subject.open(&at));
+        Self { subject, at, snapshots, serial: 0, _ground: ground, _dir: dir }
+    }
+
+    /// What this is a bench of.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     /// The store.
@@ -83,7 +100,19 @@ impl Bench {
     /// As if the process had ended and begun anew.
     pub fn reopen(&mut self) {
         self.snapshots = None;
-        self.snapshots = Some(open(&self.driver, &self.at));
+        self.snapshots = Some(self.subject.open(&self.at));
+    }
+
+    /// How many entries the driver has in its directory `name`; 0 for one that it does not have.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn entries(&self, name: &str) -> usize {
+        match std::fs::read_dir(self.at.join(self.store().driver()).join(name)) {
+            Ok(entries) => entries.count(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => panic!("{name}: {error}"),
+        }
     }
 
     /// A key that was not used before.
