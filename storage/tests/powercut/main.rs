@@ -73,7 +73,7 @@ fn root_without_a_cut_nothing_is_lost() {
         work::work(&place, 7, 3, Vec::new());
         let marks = std::fs::read_to_string(place.beside.join("marks")).unwrap();
         let must = must(&marks);
-        assert!(must.len() == 4, "{must:?}");
+        assert!(must.len() == 5, "{must:?}");
         assert_eq!(verify::verify(&place, &must), Vec::<String>::new(), "{driver}");
 
         // The look sees a file of a layer that lost its end, a blob that changed, a volume that lost a file, and what is gone.

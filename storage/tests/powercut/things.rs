@@ -10,7 +10,7 @@ use stower_storage::{
     detached,
 };
 
-use crate::support::{Flavour, image, noise, options};
+use crate::support::{Built, Flavour, descriptor, image, noise, options};
 
 /// Where it happens.
 pub(crate) struct Place {
@@ -32,10 +32,23 @@ impl Place {
     pub(crate) fn layout(&self, seed: u64, round: u64) -> PathBuf {
         let dir = self.beside.join(format!("layout-{seed}-{round}"));
         if !dir.join("index.json").exists() {
-            let layers: Vec<_> = layers(seed, round).iter().map(|items| tar::archive(items)).collect();
-            let built = image(&Platform::host().to_string(), &layers, Flavour::OciGzip);
-            built.write_layout(&dir, "unused");
+            built(seed, round).write_layout(&dir, "unused");
         }
+        dir
+    }
+
+    /// A layout with an image that has the layers of a round's under another configuration: nothing is unpacked for it.
+    pub(crate) fn edited_layout(&self, seed: u64, round: u64) -> PathBuf {
+        let dir = self.beside.join(format!("edited-{seed}-{round}"));
+        let mut built = built(seed, round);
+        let (config, (_, manifest)) = (built.blobs.last_mut().unwrap(), &mut built.manifests[0]);
+        let mut edited: serde_json::Value = serde_json::from_slice(config).unwrap();
+        edited["author"] = "powercut".into();
+        *config = edited.to_string().into_bytes();
+        let mut naming: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+        naming["config"] = descriptor(naming["config"]["mediaType"].as_str().unwrap(), config);
+        *manifest = naming.to_string().into_bytes();
+        built.write_layout(&dir, "unused");
         dir
     }
 
@@ -45,9 +58,19 @@ impl Place {
     }
 }
 
+fn built(seed: u64, round: u64) -> Built {
+    let layers: Vec<_> = layers(seed, round).iter().map(|items| tar::archive(items)).collect();
+    image(&Platform::host().to_string(), &layers, Flavour::OciGzip)
+}
+
 /// How the image of a round is called.
 pub(crate) fn name(round: u64) -> String {
     format!("localhost/powercut:{round}")
+}
+
+/// How the one with another configuration is called.
+pub(crate) fn edited_name(round: u64) -> String {
+    format!("localhost/edited:{round}")
 }
 
 /// Three layers: one that all rounds share, one of the round's own with many files, and one that changes both.
@@ -56,7 +79,7 @@ fn layers(seed: u64, round: u64) -> Vec<Vec<Item>> {
     let base = vec![
         Item::dir("etc").mode(0o755),
         Item::file("etc/hosts", "127.0.0.1 localhost\n"),
-        Item::file("bin/sh", noise(180_000, seed)).mode(0o755),
+        Item::file("bin/sh", noise(40_000, seed)).mode(0o755),
         Item::symlink("var/run", "/run"),
         Item::dir("run"),
     ];
@@ -66,7 +89,7 @@ fn layers(seed: u64, round: u64) -> Vec<Vec<Item>> {
         middle.push(Item::file(format!("data/d{}/f{n}", n % 4), noise(length, own ^ (n << 7))).mode(0o640));
     }
     middle.push(Item::hardlink("data/hard", "data/d0/f0"));
-    middle.push(Item::file("data/large", noise(400_000, own)).xattr("user.note", "kept"));
+    middle.push(Item::file("data/large", noise(90_000, own)).xattr("user.note", "kept"));
     let top = vec![
         Item::whiteout("data/d1/f1"),
         Item::opaque("data/d2"),

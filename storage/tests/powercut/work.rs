@@ -13,7 +13,7 @@ use stower_storage::{
 };
 
 use crate::support::noise;
-use crate::things::{Place, data_of, name};
+use crate::things::{Place, data_of, edited_name, name};
 
 struct Worker<'a> {
     place: &'a Place,
@@ -64,7 +64,8 @@ impl Worker<'_> {
     }
 
     fn round(&self, round: u64, first: bool) {
-        let image = self.pull(round);
+        let image = self.pull(self.place.layout(self.seed, round), &name(round));
+        self.pull(self.place.edited_layout(self.seed, round), &edited_name(round));
         // Every volume is filled from the image of its round.
         self.volume(&format!("plain/{round}"), &VolumeOptions::new(VolumeDriver::Local), &image);
         if round.is_multiple_of(2) {
@@ -74,7 +75,7 @@ impl Worker<'_> {
         self.commit(round, &image);
         if !first {
             let last = round - 1;
-            for name in [name(last), format!("localhost/committed:{last}")] {
+            for name in [name(last), edited_name(last), format!("localhost/committed:{last}")] {
                 self.mark(&format!("-image:{name}"));
                 let name = ImageName::Reference(name.parse().unwrap());
                 self.runtime.block_on(self.storage.remove_image(name)).unwrap();
@@ -86,9 +87,7 @@ impl Worker<'_> {
         }
     }
 
-    fn pull(&self, round: u64) -> Image {
-        let layout = self.place.layout(self.seed, round);
-        let name = name(round);
+    fn pull(&self, layout: PathBuf, name: &str) -> Image {
         let import = self.storage.import(layout, Some(name.parse().unwrap()));
         let image = self.runtime.block_on(import).unwrap().remove(0);
         self.mark(&format!("+image:{name}"));

@@ -1,8 +1,9 @@
-//! The project's own commands: `cargo xtask demo | test | vm | bench`.
+//! The project's own commands: `cargo xtask demo | test | vm | powercut | bench`.
 
 mod bench;
 mod build;
 mod demo;
+mod powercut;
 mod stats;
 mod test;
 mod vm;
@@ -15,6 +16,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
   test              install what the tests need, then run every check and every test
   vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
+  powercut [--n COUNT] [--driver NAME] [--seed N]
+                    cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
   bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3";
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["test"] => test::run(),
         ["vm"] => vm::run(None),
         ["vm", "--test", name] => vm::run(Some(name)),
+        ["powercut", rest @ ..] => powercut::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

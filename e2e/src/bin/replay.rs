@@ -1,0 +1,27 @@
+//! What runs in the guest of power cuts: `replay cuts JSON` replays a log (`stower_e2e::powercut::Replay`), `replay mark DEVICE
+//! TEXT` puts a mark into one.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use stower_e2e::{dm, powercut};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(powercut::FOUND),
+        Err(error) => {
+            eprintln!("replay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<usize> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["cuts", text] => serde_json::from_str::<powercut::Replay>(text).context("the replay")?.run(),
+        ["mark", device, text] => dm::message(device, &format!("mark {text}")).map(|()| 0),
+        _ => bail!("usage: replay cuts JSON | replay mark DEVICE TEXT"),
+    }
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask powercut`: the long run of what `tests/vm/powercut.rs` does in short.
+
+use anyhow::{Context, Result, bail, ensure};
+use stower_e2e::powercut::{PowerCuts, Work};
+use stower_e2e::{requires, vm};
+
+use crate::build::{cargo, show};
+
+/// Where a run of a thousand cuts ends that finds something at each.
+const ENOUGH: usize = 20;
+
+struct Options {
+    cuts: usize,
+    seed: u64,
+    drivers: Vec<String>,
+}
+
+impl Options {
+    fn of(args: &[&str]) -> Result<Self> {
+        let mut options = Self { cuts: 1000, seed: 1, drivers: Vec::new() };
+        for pair in args.chunks(2) {
+            let &[name, value] = pair else { bail!("{} needs a value", pair[0]) };
+            let number = || format!("{name} {value}: no number");
+            match name {
+                "--n" => options.cuts = value.parse().with_context(number)?,
+                "--seed" => options.seed = value.parse().with_context(number)?,
+                "--driver" => options.drivers.push(value.to_owned()),
+                _ => bail!("{name} is unknown; there are --n, --driver and --seed"),
+            }
+        }
+        if options.drivers.is_empty() {
+            options.drivers = DRIVERS.map(str::to_owned).to_vec();
+        }
+        Ok(options)
+    }
+}
+
+const DRIVERS: [&str; 2] = ["overlay", "native"];
+
+/// Cuts the work of each driver.
+pub(crate) fn run(args: &[&str]) -> Result<()> {
+    let options = Options::of(args)?;
+    requires::root()?;
+    requires::program(vm::PROGRAM, vm::PACKAGE)?;
+    show(cargo().args(crate::vm::BUILD))?;
+    let mut machine = PowerCuts::boot()?;
+    let mut failed = Vec::new();
+    for driver in &options.drivers {
+        // About eight entries of the log for each cut.
+        let rounds = 3 + u64::try_from(options.cuts / 120)?;
+        let work = Work { driver: driver.clone(), seed: options.seed, rounds, left_out: None };
+        println!("{driver}: {rounds} rounds");
+        machine.record(&work)?;
+        if machine.replay(&work, options.cuts, options.seed, ENOUGH)?.wrong {
+            failed.push(driver.as_str());
+        }
+    }
+    ensure!(failed.is_empty(), "something was wrong after cuts of {}", failed.join(", "));
+    Ok(())
+}

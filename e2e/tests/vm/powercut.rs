@@ -1,0 +1,53 @@
+//! Power cuts: what was promised is there, what is there is whole, and nobody has to act.
+
+use anyhow::{Result, ensure};
+use stower_e2e::powercut::{PowerCuts, Work};
+
+const SEED: u64 = 20_261_130;
+
+fn work(driver: &str) -> Work {
+    Work { driver: driver.to_owned(), seed: SEED, rounds: 3, left_out: None }
+}
+
+#[test]
+fn overlay_bears_power_cuts_at_a_hundred_entries() -> Result<()> {
+    bears("overlay")
+}
+
+#[test]
+fn native_bears_power_cuts_at_a_hundred_entries() -> Result<()> {
+    bears("native")
+}
+
+fn bears(driver: &str) -> Result<()> {
+    let mut machine = PowerCuts::boot()?;
+    let work = work(driver);
+    machine.record(&work)?;
+    let found = machine.replay(&work, 100, SEED, 3)?;
+    ensure!(!found.wrong, "{driver}: {}", found.text);
+    Ok(())
+}
+
+/// Each sync that may be left out, and what is then found.
+const LEFT_OUT: [(&str, &str); 4] = [
+    ("skip.sync.seal", "its tree is not what its layers say"),
+    ("skip.sync.blob", "had been promised and is gone"),
+    ("skip.sync.fill", "has not what it was filled with"),
+    ("skip.sync.journal", "had been promised, and it is"),
+];
+
+#[test]
+fn a_sync_that_is_left_out_is_found() -> Result<()> {
+    let mut machine = PowerCuts::boot()?;
+    let mut unseen = Vec::new();
+    for (name, told) in LEFT_OUT {
+        let work = Work { rounds: 1, left_out: Some(name.to_owned()), ..work("overlay") };
+        machine.record(&work)?;
+        let found = machine.replay(&work, 60, SEED, 1)?;
+        if !found.wrong || !found.text.contains(told) {
+            unseen.push(format!("{name}: {}", found.text));
+        }
+    }
+    ensure!(unseen.is_empty(), "not found by its traces was\n{}", unseen.join("\n"));
+    Ok(())
+}
