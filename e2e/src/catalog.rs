@@ -89,10 +89,7 @@ impl Catalog {
 
     /// `psql` on a port of the host: one statement, values only.
     pub fn psql(&self, port: u16, statement: &str) -> Result<String> {
-        let versions = self.tools.path.join("usr/lib/postgresql");
-        let version = fs::read_dir(&versions)?.next().context("no PostgreSQL client in the tools")??;
-        let program = format!("usr/lib/postgresql/{}/bin/psql", version.file_name().display());
-        let mut command = self.tools.command(&program)?;
+        let mut command = self.psql_command()?;
         command.args([
             "-h",
             "127.0.0.1",
@@ -105,6 +102,13 @@ impl Catalog {
             statement,
         ]);
         process::run_command(&mut command)
+    }
+
+    /// The program `psql`, without arguments.
+    pub fn psql_command(&self) -> Result<Command> {
+        let versions = self.tools.path.join("usr/lib/postgresql");
+        let version = fs::read_dir(&versions)?.next().context("no PostgreSQL client in the tools")??;
+        self.tools.command(&format!("usr/lib/postgresql/{}/bin/psql", version.file_name().display()))
     }
 }
 

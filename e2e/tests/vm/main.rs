@@ -3,3 +3,4 @@
 mod boots;
 mod crates;
 mod powercut;
+mod services;

@@ -31,7 +31,7 @@ pub(crate) fn run() -> Result<()> {
         show(cargo().args(["install", "cargo-deny", "--locked"]))?;
     }
     let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
-    let steps: [(&str, &[&str]); 6] = [
+    let steps: [(&str, &[&str]); 7] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
@@ -51,6 +51,11 @@ pub(crate) fn run() -> Result<()> {
         ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
         ("the program under test", &["build", "-p", "stower"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
+        // Each has a machine with two processors of its own; two at once are what two cores bear.
+        (
+            "tests in virtual machines",
+            &["test", "-p", "stower-e2e", "--test", "vm", "--no-fail-fast", "--", "--test-threads", "2"],
+        ),
     ];
     let mut failed = Vec::new();
     for (name, args) in steps {
