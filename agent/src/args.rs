@@ -133,7 +133,7 @@ pub struct AgentArgs {
     /// The name of this node, for `spec.nodeName` [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// How root filesystems are stored: overlay or native [default: what is in use, else the first that works here]
+    /// How root filesystems are stored: overlay, btrfs or native [default: what is in use, else the first that works here]
     #[arg(long, value_name = "NAME")]
     pub storage_driver: Option<String>,
     /// An option of the storage driver; may be repeated

@@ -27,6 +27,10 @@ pub const ALL: &[&str] = &[
     "remove_layer.renamed",
 ];
 
+/// More of them, of the driver btrfs alone.
+#[cfg(any(feature = "failpoints", debug_assertions))]
+pub const BTRFS: &[&str] = &["btrfs.subvolume_made", "btrfs.limited", "btrfs.protected", "btrfs.destroyed"];
+
 /// Those of volumes.
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub const VOLUMES: &[&str] = &[
@@ -71,7 +75,10 @@ pub(crate) fn skipped(name: &str) -> bool {
 
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub(crate) fn reach(name: &str) {
-    debug_assert!(ALL.contains(&name) || VOLUMES.contains(&name), "a failpoint that is not listed: {name}");
+    debug_assert!(
+        ALL.contains(&name) || BTRFS.contains(&name) || VOLUMES.contains(&name),
+        "a failpoint that is not listed: {name}"
+    );
     if std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name) {
         // No destructor and no buffer gets a chance.
         std::process::abort();

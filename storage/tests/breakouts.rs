@@ -120,6 +120,11 @@ fn root_overlay_contains_breakouts() {
 }
 
 #[test]
+fn root_btrfs_contains_breakouts() {
+    run("btrfs");
+}
+
+#[test]
 fn root_native_contains_breakouts() {
     run("native");
 }
@@ -127,7 +132,7 @@ fn root_native_contains_breakouts() {
 /// What engines in the field accept has to work here too.
 #[test]
 fn root_absolute_links_of_real_images_work() {
-    for driver in ["overlay", "native"] {
+    for driver in ["overlay", "btrfs", "native"] {
         let mut bench = Bench::new(driver);
         let top = bench.unpack(&[
             vec![Item::dir("run"), Item::symlink("var/run", "/run"), Item::symlink("var/lock", "/run/lock")],

@@ -12,6 +12,8 @@ macro_rules! suite {
     ($($check:ident)*) => {
         suite!(@subject root_overlay, "overlay", [], $($check)*);
         suite!(@subject root_overlay_xfs, "overlay_xfs", [], $($check)*);
+        suite!(@subject root_btrfs, "btrfs", [], $($check)*);
+        suite!(@subject root_btrfs_quota, "btrfs_quota", [], $($check)*);
         suite!(@subject root_native, "native", [], $($check)*);
         suite!(@subject root_looped, "looped", [], $($check)*);
 
@@ -61,7 +63,14 @@ suite! {
 
 #[test]
 fn every_subject_runs() {
-    let here = [root_overlay::NAME, root_overlay_xfs::NAME, root_native::NAME, root_looped::NAME];
+    let here = [
+        root_overlay::NAME,
+        root_overlay_xfs::NAME,
+        root_btrfs::NAME,
+        root_btrfs_quota::NAME,
+        root_native::NAME,
+        root_looped::NAME,
+    ];
     let all: Vec<&str> = SUBJECTS.iter().map(|subject| subject.name).collect();
     assert_eq!(all, here);
 }

@@ -44,6 +44,10 @@ fn everything(driver: &str, at: &Path) {
     store.remove(&key("gone")).unwrap();
     store.remove_layer(&above).unwrap();
     store.prepare(&key("kept"), Some(&top)).unwrap();
+    if store.status().unwrap().limits {
+        let limit = Subject::find(driver).limit;
+        store.prepare_limited(&key("limited"), Some(&top), limit).unwrap();
+    }
 }
 
 #[test]
@@ -99,13 +103,15 @@ fn place(driver: &str) -> (Ground, tempfile::TempDir) {
     ((Subject::find(driver).ground)(dir.path()), dir)
 }
 
-fn every_point(driver: &str) {
+/// Those of all drivers, and `more` of this one.
+fn every_point(driver: &str, more: &[&str]) {
     assert!(rustix::process::geteuid().is_root(), "this test needs root");
     let (_ground, reference) = place(driver);
     everything(driver, reference.path());
     let expected = shown(driver, reference.path());
     let mut reached = Vec::new();
-    for point in failpoint::ALL {
+    let all: Vec<&str> = failpoint::ALL.iter().chain(more).copied().collect();
+    for point in &all {
         let (_ground, dir) = place(driver);
         if crash(driver, dir.path(), point) {
             reached.push(*point);
@@ -117,7 +123,7 @@ fn every_point(driver: &str) {
         let found = shown(driver, dir.path());
         assert_eq!(difference(&expected, &found), Vec::<String>::new(), "{driver}, {point}");
     }
-    assert_eq!(reached, failpoint::ALL, "{driver}: every failpoint is reached");
+    assert_eq!(reached, all, "{driver}: every failpoint is reached");
 }
 
 fn shown(driver: &str, at: &Path) -> stower_storage::testsuite::Tree {
@@ -130,10 +136,15 @@ fn shown(driver: &str, at: &Path) -> stower_storage::testsuite::Tree {
 
 #[test]
 fn root_overlay_every_failpoint() {
-    every_point("overlay");
+    every_point("overlay", &[]);
+}
+
+#[test]
+fn root_btrfs_every_failpoint() {
+    every_point("btrfs_quota", failpoint::BTRFS);
 }
 
 #[test]
 fn root_native_every_failpoint() {
-    every_point("native");
+    every_point("native", &[]);
 }

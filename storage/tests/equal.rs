@@ -23,7 +23,7 @@ fn compare(left: &mut Bench, right: &mut Bench, stack: &[Vec<Item>]) -> Result<(
 
 #[test]
 fn root_hand_made_stacks() {
-    for other in ["overlay", "looped"] {
+    for other in ["overlay", "btrfs", "looped"] {
         let (mut reference, mut driver) = (Bench::new("native"), Bench::new(other));
         for (name, stack) in stacks() {
             compare(&mut reference, &mut driver, &stack)
@@ -51,6 +51,11 @@ fn random(other: &str, cases: u32) {
 #[test]
 fn root_random_stacks_overlay() {
     random("overlay", 200);
+}
+
+#[test]
+fn root_random_stacks_btrfs() {
+    random("btrfs", 100);
 }
 
 #[test]

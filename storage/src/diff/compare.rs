@@ -70,14 +70,21 @@ struct Walk<'a> {
     todo: Vec<(Vec<u8>, bool)>,
 }
 
+/// Device and inode number: on btrfs a tree may have further subvolumes in it, each with numbers of its own.
+type File = (u64, u64);
+
+fn file(stat: &Stat) -> File {
+    (stat.st_dev, stat.st_ino)
+}
+
 /// Files with several names.
 #[derive(Default)]
 struct Links {
-    top: HashMap<u64, Vec<Vec<u8>>>,
-    lower: HashMap<u64, Vec<Vec<u8>>>,
+    top: HashMap<File, Vec<Vec<u8>>>,
+    lower: HashMap<File, Vec<Vec<u8>>>,
     /// Names whose files are equal, but are not the same file: the file in the top, in the parent, and how many names
     /// it has there.
-    equal: BTreeMap<Vec<u8>, (u64, u64, u64)>,
+    equal: BTreeMap<Vec<u8>, (File, File, u64)>,
 }
 
 impl Links {
@@ -183,7 +190,7 @@ impl<'a> Walk<'a> {
         let name = split_last(&full).1.to_vec();
         let is_dir = kind(stat) == FileType::Directory;
         if !is_dir && stat.st_nlink > 1 && !is_left_out(stat) {
-            self.links.top.entry(stat.st_ino).or_default().push(full.clone());
+            self.links.top.entry(file(stat)).or_default().push(full.clone());
         }
         let (Some(there), Some(lower)) = (there, lower) else {
             if is_dir {
@@ -194,7 +201,7 @@ impl<'a> Walk<'a> {
         };
         let was_dir = kind(there) == FileType::Directory;
         if !was_dir && there.st_nlink > 1 {
-            self.links.lower.entry(there.st_ino).or_default().push(full.clone());
+            self.links.lower.entry(file(there)).or_default().push(full.clone());
         }
         if is_dir && was_dir {
             // What the driver says is untouched need not be looked at.
@@ -223,7 +230,7 @@ impl<'a> Walk<'a> {
         }
         if self.equal_files(&full, &name, (stat, top), (there, lower))? {
             if stat.st_nlink > 1 || there.st_nlink > 1 {
-                self.links.equal.insert(full, (stat.st_ino, there.st_ino, there.st_nlink));
+                self.links.equal.insert(full, (file(stat), file(there), there.st_nlink));
             }
             return Ok(());
         }
@@ -274,7 +281,7 @@ impl<'a> Walk<'a> {
     fn broken_links(&mut self) {
         let Links { top, lower, equal } = std::mem::take(&mut self.links);
         let mut write: Vec<&Vec<u8>> = Vec::new();
-        let mut changed: HashSet<u64> = HashSet::new();
+        let mut changed: HashSet<File> = HashSet::new();
         for (inode, all) in &top {
             if all.iter().any(|path| self.items.contains_key(path)) {
                 changed.insert(*inode);

@@ -84,7 +84,8 @@ struct Archive<'a, W> {
     writer: Writer<W>,
     limits: &'a UnpackLimits,
     /// The first name of each file that has several.
-    linked: HashMap<u64, Vec<u8>>,
+    /// By device and inode number: on btrfs a tree may have further subvolumes in it.
+    linked: HashMap<(u64, u64), Vec<u8>>,
     bytes: u64,
     buffer: Vec<u8>,
 }
@@ -148,14 +149,14 @@ impl<'a, W: Write> Archive<'a, W> {
         if stat.st_nlink < 2 {
             return Ok(false);
         }
-        match self.linked.get(&stat.st_ino) {
+        match self.linked.get(&(stat.st_dev, stat.st_ino)) {
             Some(first) => {
                 let entry = described(path, Kind::Hardlink(first.clone()), stat, Vec::new());
                 self.writer.entry(&entry).map_err(DiffError::Write)?;
                 Ok(true)
             }
             None => {
-                self.linked.insert(stat.st_ino, path.to_vec());
+                self.linked.insert((stat.st_dev, stat.st_ino), path.to_vec());
                 Ok(false)
             }
         }

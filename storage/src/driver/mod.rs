@@ -10,6 +10,7 @@ use crate::digest::{ChainId, DiffId};
 use crate::layer::{LayerError, Stream, UnpackLimits};
 use crate::mount::Mounts;
 
+pub(crate) mod btrfs;
 pub(crate) mod copy;
 pub(crate) mod native;
 pub(crate) mod options;
@@ -224,6 +225,16 @@ pub enum DriverError {
         /// The kernel's answer.
         #[source]
         source: io::Error,
+    },
+    /// The driver's directory is on a filesystem that it does not work on.
+    #[error("{} is on {found}; the driver works on {wanted} only", path.display())]
+    Filesystem {
+        /// The directory.
+        path: PathBuf,
+        /// Its filesystem.
+        found: String,
+        /// The one that the driver needs.
+        wanted: &'static str,
     },
     /// A mount failed.
     #[error(transparent)]

@@ -37,7 +37,6 @@ fn listed(known: &[&str]) -> String {
 }
 
 impl OptionError {
-    #[cfg_attr(not(test), allow(dead_code, reason = "overlay and native have no options with a value"))]
     /// A value that the option does not take; `expected` says what it does.
     pub(crate) fn value(option: &str, value: &str, expected: impl Into<String>) -> Self {
         Self::Value { option: option.to_owned(), value: value.to_owned(), expected: expected.into() }
@@ -63,12 +62,10 @@ pub(crate) fn check(
 
 /// A size in bytes, as Docker writes it: a number, which may have a fraction, and one of `b`, `k`, `m`, `g`, `t`, `p`, also as
 /// `kb` or `KiB`; all are powers of 1024.
-#[cfg_attr(not(test), allow(dead_code, reason = "overlay and native have no options with a value"))]
 pub(crate) fn bytes(option: &str, value: &str) -> Result<u64, OptionError> {
     size(value).ok_or_else(|| OptionError::value(option, value, "expected a size, such as 512M or 10G"))
 }
 
-#[cfg_attr(not(test), allow(dead_code, reason = "overlay and native have no options with a value"))]
 fn size(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());

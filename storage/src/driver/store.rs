@@ -28,20 +28,29 @@ use crate::layer::{names, remove_all};
 const LAYER: &str = "layer";
 const SNAPSHOT: &str = "snapshot";
 
+/// Removes a directory with all that the driver keeps in it.
+type Remove = fn(&Path) -> Result<(), DriverError>;
+
 /// The directories of one driver.
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
     next: AtomicU64,
+    remove: Remove,
 }
 
 impl Store {
     /// Makes what is not there.
     pub(crate) fn open(root: PathBuf) -> Result<Self, DriverError> {
+        Self::open_with(root, remove_tree)
+    }
+
+    /// The same, for a driver that keeps more than files in its directories.
+    pub(crate) fn open_with(root: PathBuf, remove: Remove) -> Result<Self, DriverError> {
         for dir in ["", "layers", "snapshots", "staging", "trash"] {
             make_private(&root.join(dir))?;
         }
-        Ok(Self { root, next: AtomicU64::new(0) })
+        Ok(Self { root, next: AtomicU64::new(0), remove })
     }
 
     /// Whether a driver has ever kept anything at `root`.
@@ -80,7 +89,7 @@ impl Store {
             }
         };
         failpoint!("stage.made");
-        Ok(Staging { path: Some(path) })
+        Ok(Staging { path: Some(path), remove: self.remove })
     }
 
     /// Start-up: removes what was being made or removed, and layers that were not recorded, then lists the rest.
@@ -121,7 +130,7 @@ impl Store {
         for dir in ["staging", "trash"] {
             for name in list(&self.root.join(dir))? {
                 let path = self.root.join(dir).join(OsStr::from_bytes(&name));
-                remove_tree(&path)?;
+                (self.remove)(&path)?;
             }
         }
         Ok(found)
@@ -213,8 +222,9 @@ impl Store {
                 failpoint!("remove_layer.renamed");
             }
         }
+        let remove = self.remove;
         let spawned = std::thread::Builder::new().name("storage-trash".into()).spawn(move || {
-            if let Err(error) = remove_tree(&to) {
+            if let Err(error) = remove(&to) {
                 tracing::warn!(%error, path = %to.display(), "could not remove all of it; the next start will");
             }
         });
@@ -247,6 +257,7 @@ pub(crate) enum Removed {
 #[derive(Debug)]
 pub(crate) struct Staging {
     path: Option<PathBuf>,
+    remove: Remove,
 }
 
 impl Staging {
@@ -265,7 +276,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if let Some(path) = self.path.take()
-            && let Err(error) = remove_tree(&path)
+            && let Err(error) = (self.remove)(&path)
         {
             tracing::warn!(%error, path = %path.display(), "could not remove a half-made directory; the next start will");
         }
@@ -369,8 +380,10 @@ pub(crate) fn filesystem(path: &Path) -> Result<String, DriverError> {
         None => {
             let stat = rustix::fs::statfs(path).map_err(DriverError::io("look at", path))?;
             Ok(match stat.f_type {
-                // linux/magic.h; btrfs shows files by device numbers of their subvolumes.
+                // linux/magic.h; btrfs shows files by device numbers of their subvolumes, and another namespace may have it.
                 0x9123_683e => "btrfs".to_owned(),
+                0x794c_7630 => "overlay".to_owned(),
+                0x5846_5342 => "xfs".to_owned(),
                 other => format!("{other:#x}"),
             })
         }
@@ -406,7 +419,7 @@ pub(crate) fn usage_of(dir: OwnedFd, root: &Path) -> Result<Usage, DriverError> 
                     Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                     Err(error) => return Err(io(error)),
                 }
-            } else if stat.st_nlink == 1 || seen.insert(stat.st_ino) {
+            } else if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) {
                 add(&mut usage, &stat);
             }
         }

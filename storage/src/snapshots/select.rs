@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::driver::btrfs::{self, Btrfs};
 use crate::driver::native::Native;
 use crate::driver::options::{self, OptionError};
 use crate::driver::overlay::Overlay;
@@ -22,13 +23,19 @@ struct Entry {
 }
 
 /// The drivers, in the order in which they are tried.
-static ENTRIES: [Entry; 2] = [
+static ENTRIES: [Entry; 3] = [
     Entry {
         name: "overlay",
         known: &[],
         // Opening it is a mount, which shows it.
         probe: |at| Overlay::open(at.to_owned()).map(drop),
         open: |at, _| boxed(Overlay::open(at.to_owned())),
+    },
+    Entry {
+        name: "btrfs",
+        known: btrfs::KNOWN_OPTIONS,
+        probe: btrfs::probe,
+        open: |at, options| boxed(Btrfs::open(at.to_owned(), options)),
     },
     Entry { name: "native", known: &[], probe: |_| Ok(()), open: |at, _| boxed(Native::open(at.to_owned())) },
 ];
@@ -45,7 +52,7 @@ pub const DRIVERS: [&str; ENTRIES.len()] = {
 };
 
 /// Names that people know and this version does not have.
-const NOT_HERE: [&str; 4] = ["aufs", "btrfs", "devicemapper", "zfs"];
+const NOT_HERE: [&str; 3] = ["aufs", "devicemapper", "zfs"];
 
 fn boxed(opened: Result<impl Driver + 'static, DriverError>) -> Opened {
     opened.map(|driver| Box::new(driver) as Box<dyn Driver>)

@@ -33,6 +33,8 @@ pub struct Subject {
 pub const SUBJECTS: &[Subject] = &[
     Subject { name: "overlay", driver: "overlay", ..PLAIN },
     Subject { name: "overlay_xfs", driver: "overlay", ground: xfs, ..PLAIN },
+    Subject { name: "btrfs", driver: "btrfs", ground: btrfs, ..PLAIN },
+    Subject { name: "btrfs_quota", driver: "btrfs", ground: btrfs_quota, ..PLAIN },
     Subject { name: "native", driver: "native", ..PLAIN },
     Subject { name: "looped", driver: "looped", ..PLAIN },
 ];
@@ -47,6 +49,14 @@ fn nothing(_at: &Path) -> Ground {
 /// Formatted as people do who want quotas: with `ftype=1`, which overlayfs needs.
 fn xfs(at: &Path) -> Ground {
     filesystem(at, 512 << 20, "xfs", &["mkfs.xfs", "-q"], &[])
+}
+
+fn btrfs(at: &Path) -> Ground {
+    filesystem(at, 1 << 30, "btrfs", &["mkfs.btrfs", "-q"], &[])
+}
+
+fn btrfs_quota(at: &Path) -> Ground {
+    filesystem(at, 1 << 30, "btrfs", &["mkfs.btrfs", "-q", "-R", "quota"], &[])
 }
 
 impl Subject {

@@ -1,0 +1,362 @@
+//! The driver on btrfs: a subvolume a layer and a snapshot, each but the lowest a snapshot of its parent, so that nothing is
+//! copied. Committed ones are read-only by a property of their own.
+//!
+//! Making a snapshot waits for a commit of the filesystem: the kernel has no other way (`btrfs_mksnapshot`, fs/btrfs/ioctl.c).
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+
+use super::options::{self, OptionError};
+use super::store::{Removed, Staging, Store, open_dir, remove_tree};
+use super::{
+    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack,
+    Usage,
+};
+use crate::diff::Trees;
+use crate::digest::ChainId;
+use crate::failpoint::failpoint;
+use crate::layer::{Stream, UnpackLimits, apply_onto};
+use crate::mount::{Mount, Mounts, detached};
+
+mod ioctl;
+mod tree;
+
+use tree::Quotas;
+
+const NAME: &str = "btrfs";
+/// The smallest limit that a snapshot may have.
+const MIN_SPACE: &str = "btrfs.min_space";
+/// Its options, as Docker has them.
+pub(crate) const KNOWN_OPTIONS: &[&str] = &[MIN_SPACE];
+
+/// The subvolume in the directory of a layer or snapshot.
+const TREE: &str = "fs";
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Btrfs {
+    store: Store,
+    root: PathBuf,
+    min_space: u64,
+    staged: Mutex<HashMap<ChainId, Staging>>,
+}
+
+/// Whether the driver works in the directory `at`, which need not be there.
+pub(crate) fn probe(at: &Path) -> Result<(), DriverError> {
+    // linux/magic.h.
+    const BTRFS: u64 = 0x9123_683e;
+    let there = at.ancestors().find(|path| path.exists()).unwrap_or(at);
+    let stat = rustix::fs::statfs(there).map_err(DriverError::io("look at", there))?;
+    if u64::try_from(stat.f_type).is_ok_and(|kind| kind == BTRFS) {
+        return Ok(());
+    }
+    let found = super::store::filesystem(there)?;
+    Err(DriverError::Filesystem { path: there.to_owned(), found, wanted: NAME })
+}
+
+impl Btrfs {
+    /// Opens the driver at `root`, after a subvolume has shown that it works there.
+    pub(crate) fn open(root: PathBuf, options: &[(String, String)]) -> Result<Self, DriverError> {
+        probe(&root)?;
+        let min_space = min_space(options)?;
+        let store = Store::open_with(root.clone(), remove)?;
+        let driver = Self { store, root, min_space, staged: Mutex::default() };
+        driver.subvolume(None).map(drop)?;
+        Ok(driver)
+    }
+
+    fn tree(&self, chain: &ChainId) -> PathBuf {
+        self.store.layer(chain).join(TREE)
+    }
+
+    fn own(&self, snapshot: &SnapshotRecord) -> PathBuf {
+        self.store.snapshot(&snapshot.key).join(TREE)
+    }
+
+    /// A snapshot of `parent`, or an empty subvolume, in a place of its own.
+    fn subvolume(&self, parent: Option<&ChainId>) -> Result<Staging, DriverError> {
+        let staging = self.store.stage()?;
+        let dir = open_dir(staging.path())?;
+        let to = staging.path().join(TREE);
+        match parent {
+            Some(parent) => {
+                let from = open_dir(&self.tree(parent))?;
+                ioctl::snapshot(&from, &dir, c"fs").map_err(DriverError::io("make the snapshot", to))?;
+            }
+            None => {
+                ioctl::create(&dir, c"fs").map_err(DriverError::io("make the subvolume", &to))?;
+                rustix::fs::fchmod(open_dir(&to)?, rustix::fs::Mode::from_raw_mode(0o755))
+                    .map_err(DriverError::io("set up", to))?;
+            }
+        }
+        failpoint!("btrfs.subvolume_made");
+        Ok(staging)
+    }
+
+    fn limit(&self, at: &Path, limit: Option<u64>) -> Result<(), DriverError> {
+        let refused = |why: String| Err(DriverError::NoLimit { driver: NAME, why });
+        if let Some(bytes) = limit.filter(|bytes| *bytes < self.min_space) {
+            return refused(format!("{bytes} bytes are less than {MIN_SPACE}={}", self.min_space));
+        }
+        let root = open_dir(at)?;
+        let id = ioctl::id(&root).map_err(DriverError::io("look at", at))?;
+        match (ioctl::limit(&root, id, limit), limit) {
+            (Ok(()), _) | (Err(Errno::NOTCONN), None) => Ok(()),
+            (Err(Errno::NOTCONN), Some(_)) => refused(format!(
+                "quotas are off; turn them on with `btrfs quota enable {}`",
+                self.root.display()
+            )),
+            (Err(error), _) => Err(DriverError::io("limit", at)(error)),
+        }
+    }
+
+    fn quotas(&self) -> Result<Quotas, DriverError> {
+        tree::quotas(&open_dir(&self.root)?).map_err(DriverError::io("ask the quotas of", &self.root))
+    }
+
+    fn staged(&self) -> std::sync::MutexGuard<'_, HashMap<ChainId, Staging>> {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn min_space(options: &[(String, String)]) -> Result<u64, OptionError> {
+    let given = options.iter().find(|(option, _)| option == MIN_SPACE);
+    given.map_or(Ok(0), |(option, value)| options::bytes(option, value))
+}
+
+/// Makes a committed subvolume one that nobody can change, or a writable one that is changeable again.
+fn set_read_only(at: &Path, readonly: bool) -> Result<(), DriverError> {
+    let root = open_dir(at)?;
+    match ioctl::is_read_only(&root) {
+        Ok(now) if now == readonly => Ok(()),
+        Ok(_) => ioctl::set_read_only(&root, readonly),
+        Err(error) => Err(error),
+    }
+    .map_err(DriverError::io("protect", at))
+}
+
+/// Removes a directory with the subvolume in it, and all subvolumes that somebody made in that one.
+fn remove(path: &Path) -> Result<(), DriverError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let at = path.join(TREE);
+    let failed = |error: Errno| -> DriverError { DriverError::io("remove", &at)(error) };
+    let root = match rustix::fs::open(&at, flags, Mode::empty()) {
+        Ok(root) => root,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return remove_tree(path),
+        Err(error) => return Err(failed(error)),
+    };
+    if rustix::fs::fstat(&root).map_err(failed)?.st_ino != ioctl::FIRST_INODE {
+        return remove_tree(path);
+    }
+    let dir = open_dir(path)?;
+    let mut all = vec![ioctl::id(&root).map_err(failed)?];
+    let mut next = 0;
+    while let Some(id) = all.get(next) {
+        all.extend(tree::children(&dir, *id).map_err(failed)?);
+        next += 1;
+    }
+    drop(root);
+    // The innermost first: one that has another in it is not removed.
+    for id in all[1..].iter().rev() {
+        match ioctl::destroy_by_id(&dir, *id) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    match ioctl::destroy(&dir, c"fs") {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    failpoint!("btrfs.destroyed");
+    for id in all {
+        // Newer kernels do it by themselves, once they have freed the space, and not before; without quotas there is none.
+        let _ = ioctl::remove_qgroup(&dir, id);
+    }
+    remove_tree(path)
+}
+
+impl Driver for Btrfs {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn unpack(&self) -> Unpack {
+        Unpack::OnParent
+    }
+
+    fn load(&self) -> Result<Found, DriverError> {
+        let found = self.store.load()?;
+        // A process may have died on the way from the one to the other.
+        for layer in &found.layers {
+            set_read_only(&self.tree(&layer.chain), true)?;
+        }
+        for snapshot in &found.snapshots {
+            if snapshot.kind == SnapshotKind::Writable {
+                set_read_only(&self.own(snapshot), false)?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn stage(
+        &self,
+        layer: &LayerRecord,
+        lowers: &[ChainId],
+        stream: Stream,
+        limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staging = self.subvolume(lowers.first())?;
+        let tree = staging.path().join(TREE);
+        apply_onto(open_dir(&tree)?, lowers.is_empty(), stream, limits)?;
+        failpoint!("stage.written");
+        set_read_only(&tree, true)?;
+        self.staged().insert(layer.chain, staging);
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+        _reread: Reread<'_>,
+        _limits: &UnpackLimits,
+    ) -> Result<(), DriverError> {
+        let staged = self.staged().remove(&layer.chain);
+        match staged {
+            Some(staging) => self.store.place(staging, &layer.chain),
+            None => {
+                let lost = std::io::Error::other("it was not staged");
+                Err(DriverError::io("finish", self.tree(&layer.chain))(lost))
+            }
+        }
+    }
+
+    fn abandon(&self, layer: &LayerRecord) {
+        let staged = self.staged().remove(&layer.chain);
+        drop(staged);
+    }
+
+    fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {
+        self.store.seal(layers)
+    }
+
+    fn prepare(
+        &self,
+        snapshot: &SnapshotRecord,
+        lowers: &[ChainId],
+        limit: Option<u64>,
+    ) -> Result<(), DriverError> {
+        // A view shows the layer itself.
+        let staging = match (snapshot.kind, lowers.first()) {
+            (SnapshotKind::View, Some(_)) => self.store.stage()?,
+            (_, parent) => self.subvolume(parent)?,
+        };
+        if limit.is_some() {
+            self.limit(&staging.path().join(TREE), limit)?;
+            failpoint!("btrfs.limited");
+        }
+        self.store.place_snapshot(staging, snapshot)
+    }
+
+    fn resize(&self, snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
+        match (snapshot.kind, limit) {
+            (SnapshotKind::Writable, _) => self.limit(&self.own(snapshot), limit),
+            (SnapshotKind::View, None) => Ok(()),
+            (SnapshotKind::View, Some(_)) => {
+                let why = "nothing can be written to a view".to_owned();
+                Err(DriverError::NoLimit { driver: NAME, why })
+            }
+        }
+    }
+
+    fn status(&self) -> Result<DriverStatus, DriverError> {
+        let quotas = self.quotas()?;
+        let said = match quotas {
+            Quotas::Off => format!("off; `btrfs quota enable {}` turns them on", self.root.display()),
+            Quotas::On => "on".to_owned(),
+            Quotas::Simple => "on, simple".to_owned(),
+            Quotas::Inconsistent => {
+                format!("on, and wrong until `btrfs quota rescan {}` is done", self.root.display())
+            }
+        };
+        Ok(DriverStatus {
+            backing_filesystem: self.store.filesystem()?,
+            limits: quotas != Quotas::Off,
+            pool: None,
+            details: vec![("quotas".to_owned(), said), (MIN_SPACE.to_owned(), self.min_space.to_string())],
+        })
+    }
+
+    fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {
+        let readonly = snapshot.kind == SnapshotKind::View;
+        let source = match lowers.first() {
+            Some(parent) if readonly => self.tree(parent),
+            _ => self.own(snapshot),
+        };
+        Ok(Mounts(vec![Mount::Bind { source, readonly }]))
+    }
+
+    fn trees(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Trees, DriverError> {
+        let open = |source: PathBuf| detached::open_to_read(&Mount::Bind { source, readonly: true });
+        let parent = lowers.first().map(|parent| open(self.tree(parent))).transpose()?;
+        let top = self.activate(snapshot, lowers)?;
+        // A file keeps its inode number in a snapshot, whatever is written to it.
+        Ok(Trees { parent, top: detached::open_to_read(&top[0])?, same_files: false, upper: None })
+    }
+
+    fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        snapshot: &SnapshotRecord,
+        layer: &LayerRecord,
+        _lowers: &[ChainId],
+    ) -> Result<(), DriverError> {
+        let own = self.own(snapshot);
+        set_read_only(&own, true)?;
+        failpoint!("btrfs.protected");
+        if let Err(error) = self.store.commit(snapshot, layer) {
+            // It stays what it was.
+            return set_read_only(&own, false).and(Err(error));
+        }
+        if let Err(error) = self.limit(&self.tree(&layer.chain), None) {
+            tracing::debug!(%error, chain = %layer.chain, "a layer keeps a limit, which nothing can reach");
+        }
+        Ok(())
+    }
+
+    fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.snapshot(&snapshot.key), Removed::Snapshot)
+    }
+
+    fn remove_layer(&self, layer: &LayerRecord) -> Result<(), DriverError> {
+        self.store.remove(&self.store.layer(&layer.chain), Removed::Layer)
+    }
+
+    /// As of the last commit of the filesystem, which the kernel makes every 30 s by default.
+    fn usage(&self, snapshot: &SnapshotRecord) -> Result<Usage, DriverError> {
+        if snapshot.kind == SnapshotKind::View && snapshot.parent.is_some() {
+            return Ok(Usage::default());
+        }
+        let at = self.own(snapshot);
+        let root: OwnedFd = open_dir(&at)?;
+        let measured = ioctl::id(&root).and_then(|id| {
+            let mut usage = tree::written(&root, id)?;
+            // What a limit is compared with, where there is one.
+            if matches!(tree::quotas(&root)?, Quotas::On | Quotas::Simple)
+                && let Some(bytes) = tree::exclusive(&root, id)?
+            {
+                usage.bytes = bytes;
+            }
+            Ok(usage)
+        });
+        measured.map_err(DriverError::io("measure", at))
+    }
+}
