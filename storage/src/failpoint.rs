@@ -31,6 +31,33 @@ pub const ALL: &[&str] = &[
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub const BTRFS: &[&str] = &["btrfs.subvolume_made", "btrfs.limited", "btrfs.protected", "btrfs.destroyed"];
 
+/// More of the driver devicemapper.
+#[cfg(any(feature = "failpoints", debug_assertions))]
+pub const DEVICEMAPPER: &[&str] = &[
+    "pool.recorded",
+    "pool.files",
+    "pool.made",
+    "base.created",
+    "base.formatted",
+    "base.settled",
+    "base.recorded",
+    "stage.snapped",
+    "stage.mounted",
+    "prepare.snapped",
+    "prepare.grown",
+    "resize.recorded",
+    "resize.stretched",
+    "resize.grown",
+    "commit.settled",
+    "remove.discarded",
+    "remove.deleted",
+    "start.compared",
+];
+
+/// Where it makes its pool larger.
+#[cfg(any(feature = "failpoints", debug_assertions))]
+pub const POOL: &[&str] = &["pool.stretched"];
+
 /// Those of volumes.
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub const VOLUMES: &[&str] = &[
@@ -75,10 +102,8 @@ pub(crate) fn skipped(name: &str) -> bool {
 
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub(crate) fn reach(name: &str) {
-    debug_assert!(
-        ALL.contains(&name) || BTRFS.contains(&name) || VOLUMES.contains(&name),
-        "a failpoint that is not listed: {name}"
-    );
+    let known = [ALL, BTRFS, DEVICEMAPPER, POOL, VOLUMES].concat();
+    debug_assert!(known.contains(&name), "a failpoint that is not listed: {name}");
     if std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name) {
         // No destructor and no buffer gets a chance.
         std::process::abort();

@@ -20,6 +20,7 @@ mod commit;
 mod content;
 mod diff;
 mod digest;
+mod dm;
 mod driver;
 mod ext4;
 #[cfg(any(feature = "failpoints", debug_assertions))]

@@ -16,6 +16,10 @@ macro_rules! suite {
         suite!(@subject root_btrfs_quota, "btrfs_quota", [], $($check)*);
         suite!(@subject root_native, "native", [], $($check)*);
         suite!(@subject root_looped, "looped", [], $($check)*);
+        suite!(@subject root_devicemapper_ext4, "devicemapper_ext4",
+            [#[ignore = "needs device-mapper: cargo xtask vm"]], $($check)*);
+        suite!(@subject root_devicemapper_xfs, "devicemapper_xfs",
+            [#[ignore = "needs device-mapper: cargo xtask vm"]], $($check)*);
 
         #[test]
         fn every_check_is_listed() {
@@ -70,6 +74,8 @@ fn every_subject_runs() {
         root_btrfs_quota::NAME,
         root_native::NAME,
         root_looped::NAME,
+        root_devicemapper_ext4::NAME,
+        root_devicemapper_xfs::NAME,
     ];
     let all: Vec<&str> = SUBJECTS.iter().map(|subject| subject.name).collect();
     assert_eq!(all, here);

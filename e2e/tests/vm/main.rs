@@ -2,5 +2,6 @@
 
 mod boots;
 mod crates;
+mod devicemapper;
 mod powercut;
 mod services;

@@ -12,6 +12,7 @@ use crate::mount::Mounts;
 
 pub(crate) mod btrfs;
 pub(crate) mod copy;
+pub(crate) mod devicemapper;
 pub(crate) mod native;
 pub(crate) mod options;
 pub(crate) mod overlay;
@@ -239,6 +240,14 @@ pub enum DriverError {
     /// A mount failed.
     #[error(transparent)]
     Mount(#[from] crate::mount::detached::MountError),
+    /// A device that a driver was given, or found, and cannot use.
+    #[error("cannot use {}: {why}", device.display())]
+    Device {
+        /// Which one.
+        device: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
     /// There is no room for new work.
     #[error(transparent)]
     Pressure(#[from] Pressure),

@@ -233,6 +233,11 @@ impl Store {
         Ok(())
     }
 
+    /// For start-up of a driver: drops what it cannot use.
+    pub(crate) fn discard(&self, path: &Path) -> Result<(), DriverError> {
+        remove_tree(path)
+    }
+
     /// For start-up, which empties the trash at its end.
     fn trash(&self, path: &Path) -> Result<(), DriverError> {
         loop {
@@ -327,7 +332,7 @@ fn parent_from(text: &str) -> Option<Option<ChainId>> {
     }
 }
 
-fn write_record(at: &Path, text: &str) -> Result<(), DriverError> {
+pub(crate) fn write_record(at: &Path, text: &str) -> Result<(), DriverError> {
     match rustix::fs::symlinkat(text, CWD, at) {
         Ok(()) => Ok(()),
         // Sealed before, by another image with the same layers.
@@ -341,7 +346,8 @@ fn write_layer_record(dir: &Path, layer: &LayerRecord) -> Result<(), DriverError
     write_record(&dir.join(LAYER), &format!("v1/{parent}/{}", layer.diff_id.0.hex()))
 }
 
-fn record(at: &Path) -> Option<(String, String)> {
+/// The two parts of the record, after its version.
+pub(crate) fn record(at: &Path) -> Option<(String, String)> {
     let target = std::fs::read_link(at).ok()?;
     let mut parts = target.to_str()?.split('/');
     let (version, first, second) = (parts.next()?, parts.next()?, parts.next()?);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::driver::btrfs::{self, Btrfs};
+use crate::driver::devicemapper::{DeviceMapper, KNOWN_OPTIONS};
 use crate::driver::native::Native;
 use crate::driver::options::{self, OptionError};
 use crate::driver::overlay::Overlay;
@@ -23,13 +24,19 @@ struct Entry {
 }
 
 /// The drivers, in the order in which they are tried.
-static ENTRIES: [Entry; 3] = [
+static ENTRIES: [Entry; 4] = [
     Entry {
         name: "overlay",
         known: &[],
         // Opening it is a mount, which shows it.
         probe: |at| Overlay::open(at.to_owned()).map(drop),
         open: |at, _| boxed(Overlay::open(at.to_owned())),
+    },
+    Entry {
+        name: "devicemapper",
+        known: KNOWN_OPTIONS,
+        probe: DeviceMapper::probe,
+        open: |at, options| boxed(DeviceMapper::open(at, options)),
     },
     Entry {
         name: "btrfs",
@@ -52,7 +59,7 @@ pub const DRIVERS: [&str; ENTRIES.len()] = {
 };
 
 /// Names that people know and this version does not have.
-const NOT_HERE: [&str; 3] = ["aufs", "devicemapper", "zfs"];
+const NOT_HERE: [&str; 2] = ["aufs", "zfs"];
 
 fn boxed(opened: Result<impl Driver + 'static, DriverError>) -> Opened {
     opened.map(|driver| Box::new(driver) as Box<dyn Driver>)

@@ -37,6 +37,31 @@ pub const SUBJECTS: &[Subject] = &[
     Subject { name: "btrfs_quota", driver: "btrfs", ground: btrfs_quota, ..PLAIN },
     Subject { name: "native", driver: "native", ..PLAIN },
     Subject { name: "looped", driver: "looped", ..PLAIN },
+    // Sparse files on the directory for temporary files; so small that an emulator fills them in time.
+    Subject {
+        name: "devicemapper_ext4",
+        driver: "devicemapper",
+        options: &[
+            ("dm.loopdatasize", "4G"),
+            ("dm.loopmetadatasize", "64M"),
+            ("dm.basesize", "64M"),
+            ("dm.fs", "ext4"),
+        ],
+        limit: 96 << 20,
+        ..PLAIN
+    },
+    Subject {
+        name: "devicemapper_xfs",
+        driver: "devicemapper",
+        options: &[
+            ("dm.loopdatasize", "4G"),
+            ("dm.loopmetadatasize", "64M"),
+            ("dm.basesize", "300M"),
+            ("dm.fs", "xfs"),
+        ],
+        limit: 320 << 20,
+        ..PLAIN
+    },
 ];
 
 /// On the directory for temporary files, without options.
