@@ -1,10 +1,12 @@
 //! Storage drivers: which one is used, and what the agent tells of it.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use stower_e2e::{TestNode, http};
+use stower_e2e::{TestNode, http, process};
 
-use crate::support::idle;
+use crate::support::{idle, inside, mounted_on_host, shell};
 
 /// `stower storage info -o json`.
 fn info(node: &TestNode) -> Result<Value> {
@@ -38,4 +40,62 @@ fn storage_info_tells_the_driver_and_why_no_other() -> Result<()> {
     ensure!(metrics.contains("stower_storage_pressure{reason=\"DataLow\"} 0"), "{metrics}");
     ensure!(!metrics.contains("stower_storage_pool_data_size_bytes{"), "a pool that is not there: {metrics}");
     Ok(())
+}
+
+/// A node whose data root is a btrfs of its own, with quotas. It goes with the node's folder.
+fn btrfs_node() -> Result<TestNode> {
+    let node = TestNode::builder().args(&["--storage-driver", "btrfs"]).build()?;
+    let file = node.folder().join("disk");
+    fs::File::create(&file)?.set_len(1 << 30)?;
+    process::run("mkfs.btrfs", ["-q", "-R", "quota", &file.to_string_lossy()])?;
+    fs::create_dir(&node.data)?;
+    process::run("mount", ["-o", "loop", &file.to_string_lossy(), &node.data.to_string_lossy()])?;
+    node.start_agent()?;
+    Ok(node)
+}
+
+/// How many subvolumes there are.
+fn subvolumes(node: &TestNode) -> Result<usize> {
+    Ok(process::run("btrfs", ["subvolume", "list", &node.data.to_string_lossy()])?.lines().count())
+}
+
+#[test]
+fn a_container_lives_in_a_subvolume() -> Result<()> {
+    let node = btrfs_node()?;
+    let said = info(&node)?;
+    ensure!(said["driver"] == "btrfs" && said["backingFilesystem"] == "btrfs", "{said}");
+    ensure!(said["limits"] == true, "{said}");
+    let empty = subvolumes(&node)?;
+    node.write("a.yaml", &shell("a", "echo kept > /kept; rm /bin/vi; exec sleep 1000000", "")?)?;
+    let pid = node.wait_running("a")?;
+    node.wait("what it wrote", || Ok(fs::read_to_string(inside(pid, "/kept")).ok()))?;
+    ensure!(subvolumes(&node)? > empty + 1, "no subvolumes");
+    node.wait("its changes", || {
+        let changes = node.ok(["diff", "a"])?;
+        Ok((changes.contains("A /kept") && changes.contains("vi")).then_some(()))
+    })?;
+    // The only mount that the host sees is the data root itself.
+    mounted_on_host(&node, &["data"])?;
+    // What an agent that dies leaves is taken up by the next.
+    node.restart_agent()?;
+    ensure!(node.wait_running("a")? == pid);
+    node.ok(["commit", "a", "example.org/changed:1"])?;
+    let image = "  image: example.org/changed:1\n  imagePullPolicy: Never\n";
+    let manifest = shell("b", "cat /kept; test -e /bin/vi || echo gone; exec sleep 1000000", "")?;
+    let other = manifest.lines().filter(|line| !line.starts_with("  image:")).collect::<Vec<_>>().join("\n");
+    node.write("b.yaml", &format!("{other}\n{image}"))?;
+    node.wait_running("b")?;
+    node.wait("what the image has of the other", || {
+        Ok((node.ok(["logs", "b"])? == "kept\ngone\n").then_some(()))
+    })?;
+    // And all of it goes.
+    for name in ["a", "b"] {
+        node.remove(&format!("{name}.yaml"))?;
+        node.wait_gone(name)?;
+    }
+    let images: Value = serde_json::from_str(&node.ok(["images", "-o", "json"])?)?;
+    for image in images["items"].as_array().into_iter().flatten() {
+        node.ok(["rmi", image["digest"].as_str().unwrap_or_default()])?;
+    }
+    node.wait("its subvolumes to be gone", || Ok((subvolumes(&node)? == empty).then_some(())))
 }
