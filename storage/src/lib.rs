@@ -16,6 +16,7 @@
 //! says chooses anything on the host. This crate knows nothing of Kubernetes or of reconciling.
 
 mod archive;
+mod collect;
 mod commit;
 mod content;
 mod diff;
@@ -46,6 +47,7 @@ mod view;
 mod volumes;
 
 pub use archive::ImportError;
+pub use collect::{CollectError, Collected, Garbage, ImageLease, Inventory, PartId, StoredImage};
 pub use commit::{CommitImageError, CommitRequest};
 pub use content::{ContentError, ContentStore, Swept};
 pub use diff::{Change, ChangeKind, DiffError, Trees};

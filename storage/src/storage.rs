@@ -1,6 +1,6 @@
 //! Images and snapshots of one data root, as one thing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -20,7 +20,7 @@ use crate::reference::{
     DEFAULT_REGISTRY, ParseReferenceError, Reference, looks_like_registry, valid_registry,
 };
 use crate::registry::{Client, Credential, RegistryOptions, blocking};
-use crate::snapshots::{OpenError, RemoveLayerError, Snapshots, UnpackError};
+use crate::snapshots::{OpenError, Snapshots, UnpackError};
 use crate::view::{ImageTree, OpenTreeError};
 
 /// How storage is opened.
@@ -327,7 +327,7 @@ impl Storage {
         loaded.filter_map(Result::transpose).collect()
     }
 
-    fn load(&self, record: &Record) -> Result<Option<Image>, LoadError> {
+    pub(crate) fn load(&self, record: &Record) -> Result<Option<Image>, LoadError> {
         match image::load(&self.0.content, record, &self.0.limits) {
             Ok(image) => Ok(Some(image)),
             Err(error @ LoadError::Content(ContentError::Io { .. } | ContentError::NoSpace { .. })) => {
@@ -428,22 +428,8 @@ impl Storage {
         }
         let chains: Vec<Vec<ChainId>> = leaving.iter().filter_map(|record| self.chains(record)).collect();
         let (removed, swept) = self.sweep(gone)?;
-        let kept: HashSet<ChainId> =
-            self.0.content.records().iter().filter_map(|record| self.chains(record)).flatten().collect();
-        let mut layers = Vec::new();
         // From the top down: a layer goes only when nothing is based on it.
-        for chain in chains.iter().flat_map(|chain| chain.iter().rev()) {
-            if kept.contains(chain) || self.0.content.leased(&chain.0) || !self.0.snapshots.has(chain) {
-                continue;
-            }
-            match self.0.snapshots.remove_layer(chain) {
-                Ok(()) => layers.push(*chain),
-                Err(RemoveLayerError::InUse { .. }) => {}
-                Err(error) => {
-                    tracing::warn!(%chain, error = &error as &dyn std::error::Error, "layer is left behind");
-                }
-            }
-        }
+        let layers = chains.iter().flat_map(|chain| self.remove_layers(chain)).collect();
         let references = removed.into_iter().filter_map(|record| record.reference).collect();
         Ok(Removed { references, swept, layers })
     }
@@ -456,7 +442,7 @@ impl Storage {
         Ok((removed, swept))
     }
 
-    fn chains(&self, record: &Record) -> Option<Vec<ChainId>> {
+    pub(crate) fn chains(&self, record: &Record) -> Option<Vec<ChainId>> {
         Some(image::load(&self.0.content, record, &self.0.limits).ok()?.chain())
     }
 }

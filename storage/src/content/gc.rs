@@ -5,8 +5,9 @@
 //! relies on is either leased or marked.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File, FileTimes, Metadata};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{ContentError, ContentStore, Record, lock, remove_file};
 use crate::digest::Digest;
@@ -66,9 +67,27 @@ impl ContentStore {
         lock(&self.names).records().to_vec()
     }
 
-    /// Names an image whose blobs are all committed and synced.
+    /// Names an image whose blobs are all committed and synced. That is a use of it.
     pub(crate) fn name(&self, record: Record) -> Result<(), ContentError> {
-        lock(&self.names).add(record)
+        let manifest = record.manifest;
+        lock(&self.names).add(record)?;
+        self.touch(&manifest, SystemTime::now());
+        Ok(())
+    }
+
+    /// Notes when the image of this manifest was used last: the manifest's time of modification, which costs a start no sync and
+    /// a full disk no room. A note that is lost makes the image seem older, and nothing worse.
+    pub(crate) fn touch(&self, manifest: &Digest, at: SystemTime) {
+        let path = self.blob_path(manifest);
+        let touched = File::open(&path).and_then(|file| file.set_times(FileTimes::new().set_modified(at)));
+        if let Err(error) = touched {
+            tracing::debug!(%error, path = %path.display(), "cannot note the use of an image");
+        }
+    }
+
+    /// When the image of this manifest was used last; `None` when the manifest is not there.
+    pub(crate) fn touched(&self, manifest: &Digest) -> Option<SystemTime> {
+        fs::symlink_metadata(self.blob_path(manifest)).and_then(|meta| meta.modified()).ok()
     }
 
     /// Removes names, then every blob that `mark` does not give for the records that are left and that no lease
@@ -78,7 +97,20 @@ impl ContentStore {
         gone: impl Fn(&Record) -> bool,
         mark: impl Fn(&Record) -> Result<Vec<Digest>, E>,
     ) -> Result<(Vec<Record>, Swept), E> {
+        self.remove_and_sweep_some(|_| Ok(()), gone, mark, |_, _| true)
+    }
+
+    /// The same, of blobs that `what` says, and after `may` has looked at the names, which then stay as they are to the end: whoever
+    /// has a lease before that is seen, and whoever takes one afterwards finds the names gone.
+    pub(crate) fn remove_and_sweep_some<E: From<ContentError>>(
+        &self,
+        may: impl FnOnce(&[Record]) -> Result<(), E>,
+        gone: impl Fn(&Record) -> bool,
+        mark: impl Fn(&Record) -> Result<Vec<Digest>, E>,
+        what: impl Fn(&Digest, &Metadata) -> bool,
+    ) -> Result<(Vec<Record>, Swept), E> {
         let mut names = lock(&self.names);
+        may(names.records())?;
         let removed = names.remove(gone)?;
         let mut keep = HashSet::new();
         for record in names.records() {
@@ -93,11 +125,13 @@ impl ContentStore {
                 else {
                     continue;
                 };
+                // One that is gone by now was renamed or removed by whoever made it.
+                let Ok(meta) = entry.metadata() else { continue };
                 let leases = lock(&self.leases);
-                if keep.contains(&digest) || leases.contains_key(&digest) {
+                if keep.contains(&digest) || leases.contains_key(&digest) || !what(&digest, &meta) {
                     continue;
                 }
-                let bytes = entry.metadata().map_or(0, |meta| meta.len());
+                let bytes = meta.len();
                 remove_file(&entry.path())?;
                 drop(leases);
                 swept.blobs += 1;
@@ -105,5 +139,30 @@ impl ContentStore {
             }
         }
         Ok((removed, swept))
+    }
+
+    /// Blobs and beginnings of blobs that nothing marked by `keep` and no lease needs: their bytes, and when they were
+    /// written last.
+    pub(crate) fn garbage(&self, keep: &HashSet<Digest>) -> Result<Vec<(u64, SystemTime)>, ContentError> {
+        let mut found = Vec::new();
+        for dir in [&self.blobs, &self.ingest] {
+            let failed = || ContentError::io("read directory", dir);
+            for entry in fs::read_dir(dir).map_err(failed())? {
+                let entry = entry.map_err(failed())?;
+                let name = entry.file_name();
+                let Some(digest) = name.to_str().and_then(|name| Digest::from_hex(name).ok()) else {
+                    continue;
+                };
+                if keep.contains(&digest) || self.leased(&digest) {
+                    continue;
+                }
+                if let Ok(meta) = entry.metadata()
+                    && let Ok(at) = meta.modified()
+                {
+                    found.push((meta.len(), at));
+                }
+            }
+        }
+        Ok(found)
     }
 }

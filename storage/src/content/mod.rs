@@ -3,6 +3,7 @@
 //! ```text
 //! oci-layout       {"imageLayoutVersion":"1.0.0"}
 //! index.json       names, one entry a line
+//! ballast          room for the next index.json on a full disk
 //! blobs/sha256/H   whole and verified, else it would not have this name
 //! ingest/H         the beginning of a blob that is being fetched; continued by the next attempt
 //! ingest/tmp-N     content whose digest is not known yet; void after a restart
@@ -309,7 +310,11 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), ContentError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary);
     let mut file = file.map_err(failed("write"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("write"))?;
+    if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+        // On a full disk, what was written of it is room that somebody needs.
+        let _ = fs::remove_file(&temporary);
+        return Err(failed("write")(error));
+    }
     fs::rename(&temporary, path).map_err(failed("replace"))?;
     path.parent().map_or(Ok(()), sync_dir)
 }

@@ -1,8 +1,9 @@
 //! `index.json`: which names there are and what they mean.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -17,6 +18,11 @@ const NAME: &str = "io.containerd.image.name";
 const TAG: &str = "org.opencontainers.image.ref.name";
 /// Which manifest of an index was chosen for this machine.
 const CHOSEN: &str = "dev.stower.image.manifest";
+
+/// A file that only takes room, and one inode: it goes when the index cannot be written for lack of them.
+const BALLAST: &str = "ballast";
+/// More than an index of a thousand images takes.
+const BALLAST_BYTES: u64 = 512 << 10;
 
 /// One image of the store, with or without a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +53,7 @@ impl Names {
             Err(error) => return Err(ContentError::io("read", &path)(error)),
         };
         let mut names = Self { path, records: Vec::new(), foreign: Vec::new() };
+        names.take_ballast();
         for entry in entries(&text) {
             match record(&entry) {
                 Some(record) => names.records.push(record),
@@ -105,9 +112,41 @@ impl Names {
             "{{\"schemaVersion\":2,\"mediaType\":\"{media_type}\",\"manifests\":[\n{}\n]}}\n",
             lines.join(",\n")
         );
-        write_durably(&self.path, text.as_bytes())?;
+        match write_durably(&self.path, text.as_bytes()) {
+            // Removing an image needs room for a new index first.
+            Err(ContentError::NoSpace { .. }) if self.drop_ballast() => {
+                write_durably(&self.path, text.as_bytes())?;
+            }
+            other => other?,
+        }
         self.records = records;
+        self.take_ballast();
         Ok(())
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.with_file_name(BALLAST)
+    }
+
+    /// Gives up the ballast; false when there is none.
+    fn drop_ballast(&self) -> bool {
+        fs::remove_file(self.ballast()).is_ok()
+    }
+
+    /// Makes the ballast where it is not; that there is no room for it is nothing to be told.
+    fn take_ballast(&self) {
+        let path = self.ballast();
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() == BALLAST_BYTES) {
+            return;
+        }
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let Ok(file) = file else { return };
+        // Blocks that are really there; zeros may be stored as a hole.
+        let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BALLAST_BYTES);
+        if let Err(error) = taken {
+            tracing::debug!(%error, path = %path.display(), "no ballast for a full disk");
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 

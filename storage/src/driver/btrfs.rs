@@ -359,4 +359,16 @@ impl Driver for Btrfs {
         });
         measured.map_err(DriverError::io("measure", at))
     }
+
+    fn layer_usage(&self, layer: &LayerRecord) -> Result<Option<Usage>, DriverError> {
+        let at = self.tree(&layer.chain);
+        let root: OwnedFd = open_dir(&at)?;
+        let measured = ioctl::id(&root).and_then(|id| tree::written(&root, id));
+        measured.map(Some).map_err(DriverError::io("measure", at))
+    }
+
+    /// The kernel gives the room back a while after that (`btrfs subvolume sync` would wait for it).
+    fn settle(&self) {
+        self.store.settle();
+    }
 }

@@ -358,4 +358,12 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 
     /// What the snapshot's own changes take.
     fn usage(&self, snapshot: &SnapshotRecord) -> Result<Usage, DriverError>;
+
+    /// What a layer takes beside its parent; `None` where the driver cannot tell. It never changes.
+    fn layer_usage(&self, _layer: &LayerRecord) -> Result<Option<Usage>, DriverError> {
+        Ok(None)
+    }
+
+    /// Returns once what was removed before takes no room any more, or when that takes too long.
+    fn settle(&self) {}
 }

@@ -179,4 +179,12 @@ impl Driver for Native {
             _ => usage(&self.store.snapshot(&snapshot.key).join("fs")),
         }
     }
+
+    fn layer_usage(&self, layer: &LayerRecord) -> Result<Option<Usage>, DriverError> {
+        usage(&self.tree(&layer.chain)).map(Some)
+    }
+
+    fn settle(&self) {
+        self.store.settle();
+    }
 }

@@ -268,4 +268,12 @@ impl Driver for Overlay {
             _ => usage(&self.store.snapshot(&snapshot.key).join("diff")),
         }
     }
+
+    fn layer_usage(&self, layer: &LayerRecord) -> Result<Option<Usage>, DriverError> {
+        usage(&self.diff(&layer.chain)).map(Some)
+    }
+
+    fn settle(&self) {
+        self.store.settle();
+    }
 }

@@ -16,6 +16,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -24,6 +26,9 @@ use super::{DriverError, Found, LayerRecord, SnapshotKey, SnapshotKind, Snapshot
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::failpoint::{self, failpoint};
 use crate::layer::{names, remove_all};
+
+/// How long [`Store::settle`] waits at most.
+pub(crate) const SETTLE: Duration = Duration::from_secs(60);
 
 const LAYER: &str = "layer";
 const SNAPSHOT: &str = "snapshot";
@@ -37,6 +42,31 @@ pub(crate) struct Store {
     root: PathBuf,
     next: AtomicU64,
     remove: Remove,
+    leaving: Arc<Leaving>,
+}
+
+/// How many trees are being removed by threads.
+#[derive(Debug, Default)]
+struct Leaving {
+    count: Mutex<usize>,
+    less: Condvar,
+}
+
+/// One of them; no longer when dropped, whatever became of it.
+struct Leaves(Arc<Leaving>);
+
+impl Leaves {
+    fn new(all: &Arc<Leaving>) -> Self {
+        *all.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(Arc::clone(all))
+    }
+}
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.less.notify_all();
+    }
 }
 
 impl Store {
@@ -50,7 +80,7 @@ impl Store {
         for dir in ["", "layers", "snapshots", "staging", "trash"] {
             make_private(&root.join(dir))?;
         }
-        Ok(Self { root, next: AtomicU64::new(0), remove })
+        Ok(Self { root, next: AtomicU64::new(0), remove, leaving: Arc::default() })
     }
 
     /// Whether a driver has ever kept anything at `root`.
@@ -223,7 +253,9 @@ impl Store {
             }
         }
         let remove = self.remove;
+        let leaves = Leaves::new(&self.leaving);
         let spawned = std::thread::Builder::new().name("storage-trash".into()).spawn(move || {
+            let _leaves = leaves;
             if let Err(error) = remove(&to) {
                 tracing::warn!(%error, path = %to.display(), "could not remove all of it; the next start will");
             }
@@ -236,6 +268,13 @@ impl Store {
     /// For start-up of a driver: drops what it cannot use.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), DriverError> {
         remove_tree(path)
+    }
+
+    /// Returns when the trash is empty, or after a minute.
+    pub(crate) fn settle(&self) {
+        let count = self.leaving.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.leaving.less.wait_timeout_while(count, SETTLE, |count| *count > 0);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// For start-up, which empties the trash at its end.

@@ -111,6 +111,11 @@ impl Index {
             .collect()
     }
 
+    pub(super) fn layer(&self, chain: &ChainId) -> Option<LayerRecord> {
+        let sealed = self.layers.get(chain).filter(|(_, state)| *state == LayerState::Sealed);
+        sealed.map(|(layer, _)| layer.clone())
+    }
+
     pub(super) fn snapshots(&self) -> Vec<SnapshotRecord> {
         self.snapshots
             .values()

@@ -3,6 +3,7 @@
 //! The [`Index`](index::Index) knows what there is and what is based on what; it is in memory, rebuilt at start-up from what the driver
 //! finds, and locked only to look and to note, never over a copy, a mount or a sync.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +32,8 @@ pub struct Snapshots {
     index: Mutex<Index>,
     changed: Condvar,
     slots: unpack::Slots,
+    /// What layers take, of those that were asked for.
+    measured: Mutex<HashMap<ChainId, Usage>>,
 }
 
 /// Why a snapshot is not there.
@@ -139,7 +142,14 @@ impl Snapshots {
     fn opened(driver: Box<dyn Driver>, selection: Selection) -> Result<Self, OpenError> {
         let found = driver.load().map_err(|source| OpenError::Load { driver: driver.name(), source })?;
         let index = Mutex::new(Index::new(found));
-        Ok(Self { driver, selection, index, changed: Condvar::new(), slots: unpack::Slots::default() })
+        Ok(Self {
+            driver,
+            selection,
+            index,
+            changed: Condvar::new(),
+            slots: unpack::Slots::default(),
+            measured: Mutex::default(),
+        })
     }
 
     /// The driver's name, as `--storage-driver` takes it.
@@ -342,9 +352,48 @@ impl Snapshots {
         self.index().is_sealed(chain)
     }
 
+    /// What a layer takes beside its parent; `None` when it is not there, or its driver cannot tell. It never changes, so
+    /// it is measured once.
+    pub fn layer_usage(&self, chain: &ChainId) -> Result<Option<Usage>, DriverError> {
+        let known = || self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(usage) = known().get(chain) {
+            return Ok(Some(*usage));
+        }
+        let Some(layer) = self.index().layer(chain) else { return Ok(None) };
+        let usage = self.driver.layer_usage(&layer)?;
+        if let Some(usage) = usage {
+            known().insert(*chain, usage);
+        }
+        Ok(usage)
+    }
+
+    /// Returns once what was removed takes no room any more, or when that takes too long.
+    pub fn settle(&self) {
+        self.driver.settle();
+    }
+
     /// Removes the topmost layer of a stack that nothing is based on. One that is not there is removed already.
     pub fn remove_layer(&self, chain: &ChainId) -> Result<(), RemoveLayerError> {
-        let Some(layer) = self.index().begin_layer_removal(chain)? else { return Ok(()) };
+        self.remove_layer_unless(chain, || false)
+    }
+
+    /// The same, unless somebody counts on it, who is asked while nobody can begin to: whoever says so first and then
+    /// looks finds the layer there, or gone.
+    pub(crate) fn remove_layer_unless(
+        &self,
+        chain: &ChainId,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<(), RemoveLayerError> {
+        let layer = {
+            let mut index = self.index();
+            if wanted() {
+                let by = "a pull or a start that is under way".to_owned();
+                return Err(RemoveLayerError::InUse { chain: *chain, by });
+            }
+            index.begin_layer_removal(chain)?
+        };
+        let Some(layer) = layer else { return Ok(()) };
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).remove(chain);
         let removed = self.driver.remove_layer(&layer);
         self.index().end_layer_removal(&layer, removed.is_err());
         self.changed.notify_all();

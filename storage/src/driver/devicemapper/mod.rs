@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode};
 
-use super::store::{Removed, Staging, Store};
+use super::store::{Removed, SETTLE, Staging, Store};
 use super::{
     Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKey, SnapshotKind, SnapshotRecord,
     Unpack, Usage,
@@ -501,6 +501,23 @@ impl Driver for DeviceMapper {
             Ok::<_, DriverError>(stat.f_files.saturating_sub(stat.f_ffree))
         };
         Ok(Usage { bytes, inodes: inodes(&trees.top)?.saturating_sub(inodes(&parent)?) })
+    }
+
+    /// Its blocks; its files are in a filesystem of its own.
+    fn layer_usage(&self, layer: &LayerRecord) -> Result<Option<Usage>, DriverError> {
+        let mapped = |thin: Thin| {
+            let known = lock(&self.mapped).get(&thin.id).copied();
+            known.map_or_else(|| self.pool.mapped(thin), Ok)
+        };
+        let thin = record::of(&self.store.layer(&layer.chain))?;
+        let below = mapped(self.parent(layer.parent.as_ref())?)?;
+        let bytes = mapped(thin)?.saturating_sub(below) * SECTOR;
+        Ok(Some(Usage { bytes, inodes: 0 }))
+    }
+
+    fn settle(&self) {
+        self.store.settle();
+        self.reaper.settle(SETTLE);
     }
 }
 

@@ -80,6 +80,14 @@ impl Reaper {
         self.shared.pending.load(Ordering::Relaxed)
     }
 
+    /// Returns when all are removed but those that somebody has mounted, or after this time.
+    pub(super) fn settle(&self, most: Duration) {
+        let queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_at_it = |queue: &mut Queue| self.shared.pending.load(Ordering::Relaxed) > queue.busy.len();
+        let waited = self.shared.changed.wait_timeout_while(queue, most, is_at_it);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Ends the threads, once what is to be removed now is removed.
     pub(super) fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -128,7 +136,11 @@ fn remove(pool: &Pool, shared: &Shared) {
         };
         match pool.destroy(next) {
             Ok(true) => {
+                // Under the lock, so that who waits for it does not miss it.
+                let queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
                 shared.pending.fetch_sub(1, Ordering::Relaxed);
+                shared.changed.notify_all();
+                drop(queue);
                 continue;
             }
             Ok(false) => {}
@@ -141,6 +153,7 @@ fn remove(pool: &Pool, shared: &Shared) {
             look = Instant::now();
         }
         queue.busy.push(next);
+        shared.changed.notify_all();
     }
 }
 
