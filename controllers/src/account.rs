@@ -161,7 +161,10 @@ fn failed_start(record: &mut Record, declared: &Declared, observed: &ObservedCon
     launch.stage = LaunchStage::Failed;
     if record.asked_to_stop == Some(launch.run) || record.hold.is_some() {
         record.asked_to_stop = None;
-    } else if failure.reason == FailureReason::CreateContainerConfigError {
+    } else if matches!(
+        failure.reason,
+        FailureReason::CreateContainerConfigError | FailureReason::DiskPressure
+    ) {
         // Nothing was made: it only waits for what it needs, and that is no run.
         record.next_start = Some(deadline(retry_delay(failure.attempts), now));
     } else {

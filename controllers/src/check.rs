@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use stower_crds::{Kind, MountPropagation, Name, ObjectKey, Uid, VolumesFromKind};
 
 use crate::{
-    action::{Act, ActionKind, StorageMode},
+    action::{Act, ActionKind, StorageMode, Why},
     desired::{AnyDeclared, Declared, Desired},
-    observed::{CgroupState, ImageState, Observed, ObservedContainer, ProcessState},
+    observed::{CgroupState, ImageState, Observed, ObservedContainer, ProcessState, RootfsState},
     plan::Plan,
     record::{RecordState, Records},
     resolve::{MountWhat, Resolved, ResolvedMount},
@@ -44,6 +44,24 @@ pub fn check(plan: &Plan, desired: &Desired, observed: &Observed, records: &Reco
         }
         if is.in_flight.is_some() && !matches!(action.act, Act::Stop { .. }) {
             fault("something is in flight for it");
+        }
+        if observed.pressure.is_on() {
+            match &action.act {
+                Act::PullImage { .. } => fault("there is no room for it"),
+                Act::Start { storage, .. } if *storage != StorageMode::Keep => {
+                    fault("there is no room for new storage");
+                }
+                Act::Start { .. } if !matches!(is.rootfs, RootfsState::Present { .. }) => {
+                    fault("there is no room for a new layer");
+                }
+                Act::Stop { .. } if matches!(action.why, Why::Replaced(_)) => {
+                    fault("there is no room for what replaces it");
+                }
+                Act::MakeStores { image: Some(_), .. } => {
+                    fault("there is no room for what it is filled with");
+                }
+                _ => {}
+            }
         }
         let empty = matches!(is.cgroup, CgroupState::Absent | CgroupState::Empty);
         let ended = !matches!(is.process, ProcessState::Running { .. } | ProcessState::Unknown { .. });

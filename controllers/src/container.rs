@@ -163,6 +163,14 @@ pub(crate) fn needs_process(declared: &Declared, record: &Record) -> bool {
     record.launch.is_none() || !replaced(declared, record).is_empty()
 }
 
+/// Whether a start goes on with the storage of the last run, and so needs no room to speak of.
+pub(crate) fn has_its_storage(declared: &Declared, record: &Record, observed: &ObservedContainer) -> bool {
+    matches!(observed.rootfs, RootfsState::Present { .. })
+        && !record.renew
+        && !needs_process(declared, record)
+        && declared.spec.restart.rootfs != RootfsPolicy::Fresh
+}
+
 struct Planner<'a, 'f> {
     uid: &'a Uid,
     key: Option<ObjectKey>,
@@ -275,6 +283,9 @@ impl Planner<'_, '_> {
                 return;
             } else {
                 // What runs is not ended for something that cannot be started.
+                if self.is_full() {
+                    return;
+                }
                 let (image, resolved) = (self.image(declared, record, true), self.resolve(declared));
                 if image.is_none() || resolved.is_none() {
                     return;
@@ -294,6 +305,9 @@ impl Planner<'_, '_> {
         }
         let Some((why, is_restart)) = self.start_reason(declared, record, changes) else { return };
         let new_process = needs_process(declared, record);
+        if !has_its_storage(declared, record, self.observed) && self.is_full() {
+            return;
+        }
         let image = self.image(declared, record, new_process);
         let resolved = self.resolve(declared);
         let (Some(image), Some(resolved)) = (image, resolved) else { return };
@@ -302,6 +316,15 @@ impl Planner<'_, '_> {
             return;
         }
         self.start(declared, record, image, resolved, (why, is_restart));
+    }
+
+    /// Whether the disk takes no new work; a note then says so.
+    fn is_full(&mut self) -> bool {
+        let pressure = &self.facts.observed.pressure;
+        if pressure.is_on() {
+            self.note(format!("it waits: DiskPressure: {}", pressure.message));
+        }
+        pressure.is_on()
     }
 
     /// Whether it is proven that no process of it is left. What is left over is killed.
@@ -472,7 +495,9 @@ impl Planner<'_, '_> {
                 return Some(digest);
             }
             ImageNeed::Pull { digest, why } => {
-                self.act(Act::PullImage { reference: spec.image.clone(), digest, generation }, why);
+                if !self.is_full() {
+                    self.act(Act::PullImage { reference: spec.image.clone(), digest, generation }, why);
+                }
             }
             ImageNeed::Failed { retry_at: Some(at) } => self.wake(at),
             ImageNeed::NeverPull => {

@@ -77,6 +77,7 @@ pub(crate) struct Scene {
     pub(crate) observed: ObservedContainer,
     pub(crate) record: Option<Record>,
     pub(crate) unknown_record: bool,
+    pub(crate) pressure: DiskPressure,
     pub(crate) now: Now,
 }
 
@@ -101,6 +102,7 @@ impl Scene {
             observed,
             record: None,
             unknown_record: false,
+            pressure: DiskPressure::default(),
             now: at(10_000),
         }
     }
@@ -166,6 +168,16 @@ impl Scene {
         self.record.clone().map(RecordState::Known)
     }
 
+    pub(crate) fn records(&self) -> Records {
+        self.state().map(|state| (uid(), state)).into_iter().collect()
+    }
+
+    /// The disk takes no new work.
+    pub(crate) fn full(mut self) -> Self {
+        self.pressure = DiskPressure { kinds: [PressureKind::Bytes].into(), message: "it is full".into() };
+        self
+    }
+
     pub(crate) fn desired(&self) -> Desired {
         let mut desired = Desired::default();
         if !self.absent {
@@ -181,9 +193,12 @@ impl Scene {
     /// The plan, checked.
     pub(crate) fn plan(&self) -> Plan {
         let desired = self.desired();
-        let observed =
-            Observed { containers: [(uid(), self.observed.clone())].into(), ..Observed::default() };
-        let records: Records = self.state().map(|state| (uid(), state)).into_iter().collect();
+        let observed = Observed {
+            containers: [(uid(), self.observed.clone())].into(),
+            pressure: self.pressure.clone(),
+            ..Observed::default()
+        };
+        let records = self.records();
         let plan = plan(&desired, &observed, &records, &self.now, START_CONCURRENCY);
         assert_eq!(check(&plan, &desired, &observed, &records), Vec::<String>::new());
         plan
@@ -211,6 +226,7 @@ impl Scene {
             record: state.as_ref(),
             queued: false,
             problems: &[],
+            pressure: &self.pressure,
             old: None,
         };
         container_status(&input, &self.now)

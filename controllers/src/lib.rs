@@ -22,8 +22,10 @@ mod change;
 mod check;
 mod container;
 mod desired;
+mod disk;
 #[cfg(test)]
 mod fixtures;
+mod gc;
 mod image;
 mod observed;
 mod plan;
@@ -42,6 +44,8 @@ pub use action::{Act, Action, ActionKind, StorageMode, Why};
 pub use change::{Change, FieldChange, diff};
 pub use check::check;
 pub use desired::{AnyDeclared, Completeness, Declared, Desired, Meta, SourceId, Values};
+pub use disk::{Disk, DiskPolicy, DiskPressure, Floor, Goal, PoolRoom, PressureKind, Room};
+pub use gc::{ImageFacts, References, Removal, Spared, Stored, Takes, references};
 pub use image::{WantedImage, pull_policy, wanted_image};
 pub use observed::{
     CgroupState, Exit, Failure, FailureReason, FilesState, ImageDigest, ImageState, Observed,

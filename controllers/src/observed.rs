@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stower_crds::{Generation, Uid};
 
-use crate::{action::ActionKind, resolve::Files, store::ObservedStores, time::Mono};
+use crate::{action::ActionKind, disk::DiskPressure, resolve::Files, store::ObservedStores, time::Mono};
 
 /// The number of a run of a container: 1 for its first start, never used twice. It names log files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub struct Observed {
     pub containers: BTreeMap<Uid, ObservedContainer>,
     /// One entry for each declared Volume and DataContainer that was looked at.
     pub stores: BTreeMap<Uid, ObservedStores>,
+    /// Whether the disk takes new work.
+    pub pressure: DiskPressure,
 }
 
 /// Volumes of files as they were written, by the names of their directories.
@@ -183,6 +185,8 @@ pub enum PullFailure {
     ImageInspectError,
     /// The registry does not answer.
     RegistryUnavailable,
+    /// There is too little room for it.
+    DiskPressure,
 }
 
 impl PullFailure {
@@ -193,6 +197,7 @@ impl PullFailure {
             Self::InvalidImageName => "InvalidImageName",
             Self::ImageInspectError => "ImageInspectError",
             Self::RegistryUnavailable => "RegistryUnavailable",
+            Self::DiskPressure => "DiskPressure",
         }
     }
 }
@@ -358,6 +363,8 @@ pub enum FailureReason {
     ProvisioningFailed,
     /// A store could not be removed.
     VolumeFailedDelete,
+    /// There is too little room. Nothing was made; it is no run, and is tried again when there is.
+    DiskPressure,
 }
 
 impl FailureReason {
@@ -373,6 +380,7 @@ impl FailureReason {
             Self::DeadlineExceeded => "DeadlineExceeded",
             Self::ProvisioningFailed => "ProvisioningFailed",
             Self::VolumeFailedDelete => "VolumeFailedDelete",
+            Self::DiskPressure => "DiskPressure",
         }
     }
 }

@@ -8,8 +8,9 @@ use stower_crds::{
 
 use crate::{
     action::ActionKind,
-    container::{describe, needs_process, replaced},
+    container::{describe, has_its_storage, needs_process, replaced},
     desired::Declared,
+    disk::DiskPressure,
     image::{ImageNeed, image_need},
     observed::{CgroupState, ImageState, ObservedContainer, ProcessState},
     record::{EndCause, Ended, LaunchStage, Record, RecordState},
@@ -31,6 +32,8 @@ pub struct StatusInput<'a> {
     pub queued: bool,
     /// What a start of it would lack now.
     pub problems: &'a [Problem],
+    /// Whether the disk takes new work.
+    pub pressure: &'a DiskPressure,
     /// The status before: what did not change keeps its time; what only the agent knows (image ID, mounts) is kept.
     pub old: Option<&'a ContainerStatus>,
 }
@@ -187,6 +190,9 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
     if !input.problems.is_empty() {
         return dependencies(input, record, now);
     }
+    if let Some(told) = full(input, record, now) {
+        return told;
+    }
     if let Some(failure) = observed.failure.as_ref().filter(|failure| {
         failure.action == ActionKind::Start
             && failure.run == record.launch.as_ref().map(|launch| launch.run)
@@ -205,6 +211,18 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
         );
     }
     Told::waiting(Phase::Pending, Reason::ContainerCreating, "")
+}
+
+/// That the disk takes no new work, where it needs some and none of it is under way.
+fn full(input: &StatusInput<'_>, record: &Record, now: &Now) -> Option<Told> {
+    let StatusInput { declared, observed, pressure, .. } = *input;
+    let under_way = observed.in_flight.is_some() || observed.image.state == ImageState::Pulling;
+    if !pressure.is_on() || under_way {
+        return None;
+    }
+    let needs_none =
+        has_its_storage(declared, record, observed) && image_trouble(input, record, now).is_none();
+    (!needs_none).then(|| Told::waiting(Phase::Pending, Reason::DiskPressure, pressure.message.clone()))
 }
 
 /// Everything that is missing, its image included.
@@ -255,7 +273,7 @@ fn behind(input: &StatusInput<'_>, record: &Record, now: &Now) -> String {
         return String::new();
     }
     let trouble = if input.problems.is_empty() {
-        image_trouble(input, record, now)
+        full(input, record, now).or_else(|| image_trouble(input, record, now))
     } else {
         Some(dependencies(input, record, now))
     };

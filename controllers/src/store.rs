@@ -539,7 +539,20 @@ impl<'a, 'f, S> Planner<'a, 'f, S> {
         }
     }
 
+    /// Whether the disk takes no new work; a note then says so.
+    fn is_full(&mut self) -> bool {
+        let pressure = &self.facts.observed.pressure;
+        if pressure.is_on() {
+            self.note(format!("it waits: DiskPressure: {}", pressure.message));
+        }
+        pressure.is_on()
+    }
+
     fn make(&mut self, wants: Vec<StoreWant>, image: Option<ImageDigest>) {
+        // To look for what is there needs no room.
+        if image.is_some() && self.is_full() {
+            return;
+        }
         if self.seen.in_flight.is_some() || self.backs_off(ActionKind::MakeStores) {
             return;
         }
@@ -559,7 +572,9 @@ impl<'a, 'f, S> Planner<'a, 'f, S> {
         match image_need(&spec, generation, true, &record, &self.seen.image, self.facts.now) {
             ImageNeed::Ready(image) => return Some(image.digest),
             ImageNeed::Pull { digest, why } => {
-                self.act(Act::PullImage { reference: reference.to_owned(), digest, generation }, why);
+                if !self.is_full() {
+                    self.act(Act::PullImage { reference: reference.to_owned(), digest, generation }, why);
+                }
             }
             ImageNeed::Failed { retry_at: Some(at) } => self.decision.wake_at = Some(at),
             ImageNeed::NeverPull => {

@@ -32,6 +32,8 @@ enum Event {
     Restart(usize),
     /// The next effects fail.
     Fail(u8),
+    /// The disk is full, or has room again.
+    Full(bool),
     /// An object cannot be observed for a while.
     Blind(usize),
     /// The record of an object is of a newer release for a while.
@@ -93,6 +95,7 @@ struct World {
     asked: BTreeMap<Uid, stower_crds::Generation>,
     updated: BTreeMap<Uid, stower_crds::Generation>,
     blind: BTreeSet<Uid>,
+    full: bool,
     // Bookkeeping.
     fail: u8,
     uids: u32,
@@ -149,6 +152,7 @@ impl World {
             asked: BTreeMap::new(),
             updated: BTreeMap::new(),
             blind: BTreeSet::new(),
+            full: false,
             fail: 0,
             uids: 0,
             effects: 0,
@@ -215,6 +219,10 @@ impl World {
 
     fn observe(&self, desired: &Desired) -> Observed {
         let mut observed = Observed::default();
+        if self.full {
+            observed.pressure =
+                DiskPressure { kinds: [PressureKind::Bytes].into(), message: "it is full".into() };
+        }
         let uids: BTreeSet<&Uid> =
             desired.iter().map(|d| &d.uid).chain(self.machines.keys()).chain(self.records.keys()).collect();
         for uid in uids {
@@ -351,6 +359,7 @@ impl World {
                 return;
             }
             let reason = match attempts % 3 {
+                _ if self.full => FailureReason::DiskPressure,
                 0 => FailureReason::CreateContainerConfigError,
                 1 => FailureReason::RunContainerError,
                 _ => FailureReason::CreateContainerError,
@@ -521,6 +530,7 @@ impl World {
                 }
             }
             Event::Fail(count) => self.fail = count % 5,
+            Event::Full(full) => self.full = *full,
             Event::Blind(index) => {
                 let uid = self.uid(*index);
                 self.blind.extend(uid);
@@ -553,6 +563,7 @@ impl World {
     /// Lets the world come to rest; panics when it does not.
     fn settle(&mut self) {
         self.trouble = 0;
+        self.full = false;
         self.fail = 0;
         self.blind.clear();
         for _ in 0..400 {
@@ -630,6 +641,7 @@ impl World {
             let status = container_status(
                 &StatusInput {
                     problems: &[],
+                    pressure: &observed.pressure,
                     declared,
                     observed: &observed.containers[uid],
                     record: self.records.get(uid),
@@ -684,6 +696,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => at.clone().prop_map(Event::Start),
         1 => at.clone().prop_map(Event::Restart),
         1 => any::<u8>().prop_map(Event::Fail),
+        1 => any::<bool>().prop_map(Event::Full),
         1 => at.prop_map(Event::Blind),
         2 => (0_u32..40_000).prop_map(Event::Pass),
         8 => (0_u8..4).prop_map(Event::Step),

@@ -96,6 +96,7 @@ impl Engine {
             record,
             queued: self.queued.contains(uid),
             problems: &problems,
+            pressure: &self.observed.pressure,
             old,
         };
         let status = container_status(&input, now);

@@ -595,6 +595,9 @@ pub(crate) fn data_ready(
         return Err(Trouble { phase: VolumePhase::Failed, reason, message });
     }
     let (Some(_), Some(image)) = (made, &data.spec.image) else { return Err(making()) };
+    if observed.pressure.is_on() && seen.in_flight.is_none() && seen.image.state != ImageState::Pulling {
+        return Err(pending(Reason::DiskPressure.as_str(), observed.pressure.message.clone()));
+    }
     Err(match &seen.image.state {
         _ if seen.image.reference != *image => pending("Filling", "it is being filled".to_owned()),
         ImageState::Present { .. } => pending("Filling", "it is being filled".to_owned()),

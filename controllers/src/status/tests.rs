@@ -179,6 +179,7 @@ fn a_condition_keeps_its_time_until_it_changes_and_the_unknown_changes_nothing()
     let told = |scene: &Scene, old: &ContainerStatus, millis| {
         let state = scene.state();
         let input = StatusInput {
+            pressure: &DiskPressure::default(),
             problems: &[],
             declared: &scene.declared,
             observed: &scene.observed,

@@ -546,6 +546,7 @@ fn a_waiting_container_names_everything_its_image_included() {
     let problems = stage.resolve("Container-web").unwrap_err();
     let status = container_status(
         &StatusInput {
+            pressure: &DiskPressure::default(),
             declared: stage.desired.get(&key_of("Container-web")).unwrap(),
             observed: &stage.observed.containers["Container-web"],
             record: None,

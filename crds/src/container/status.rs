@@ -232,6 +232,8 @@ open_names! {
         NotSupported,
         /// Being made.
         ContainerCreating,
+        /// There is too little room on disk for anything new.
+        DiskPressure,
         /// Waits for its turn after a boot.
         StartQueued,
         /// Waits between an end and the next start.
