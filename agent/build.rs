@@ -23,7 +23,17 @@ fn main() {
 
     let target_dir = out.join("starter");
     let status = Command::new(variable("CARGO"))
-        .args(["build", "--quiet", "--locked", "--release", "--bin", "stower-starter", "--target", &target])
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--no-default-features",
+            "--bin",
+            "stower-starter",
+            "--target",
+            &target,
+        ])
         .arg("--manifest-path")
         .arg(runtime.join("Cargo.toml"))
         .arg("--target-dir")

@@ -77,6 +77,10 @@ pub(crate) fn populate(dev: BorrowedFd<'_>, nodes: &[DeviceNode]) -> Result<(), 
             if e == Errno::PERM { failure.kind(FailureKind::MissingCapability) } else { failure }
         })?;
     }
+    links(dev)
+}
+
+fn links(dev: BorrowedFd<'_>) -> Result<(), Failure> {
     for (name, target) in LINKS {
         match rustix::fs::symlinkat(target, dev, name) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -84,6 +88,43 @@ pub(crate) fn populate(dev: BorrowedFd<'_>, nodes: &[DeviceNode]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Nodes and links in the `/dev` of a finished root, which no link may lead to. With `bind` nobody may make nodes here, and
+/// the host's own are mounted instead: what is at the same path there, if it is the same device.
+#[cfg(feature = "cli")]
+pub(crate) fn provide(root: BorrowedFd<'_>, nodes: &[DeviceNode], bind: bool) -> Result<(), Failure> {
+    use crate::mounts::{Make, bind_fd, move_to, open_inside, open_making};
+    use rustix::fs::ResolveFlags;
+    const STAGE: &str = "device";
+    let strict = ResolveFlags::NO_SYMLINKS;
+    let fail = |what: &str, e: Errno| Failure::errno(STAGE, what, e);
+    open_making(root, "/dev", Make::Dir, strict).map_err(|e| fail("/dev of the image", e))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let dev = open_inside(root, "/dev", flags, strict).map_err(|e| fail("/dev of the image", e))?;
+    let dev = std::os::fd::AsFd::as_fd(&dev);
+    if !bind {
+        return populate(dev, nodes);
+    }
+    for node in nodes {
+        let path = &node.path;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let own = rustix::fs::open(path.as_str(), flags, Mode::empty())
+            .map_err(|e| fail(&format!("{path} of this machine"), e))?;
+        let seen = rustix::fs::fstat(&own).map_err(|e| fail(path, e))?;
+        let number = rustix::fs::makedev(node.major, node.minor);
+        if seen.st_rdev != number || seen.st_mode & libc::S_IFMT != node.kind {
+            let message = format!(
+                "{path} of this machine is not device {}:{}, and no other can be made in a user namespace",
+                node.major, node.minor
+            );
+            return Err(Failure::new(STAGE, FailureKind::MissingCapability, message));
+        }
+        let copy = bind_fd(std::os::fd::AsFd::as_fd(&own), false).map_err(|e| fail(path, e))?;
+        let place = open_making(root, path, Make::File, strict).map_err(|e| fail(path, e))?;
+        move_to(&copy, std::os::fd::AsFd::as_fd(&place)).map_err(|e| fail(path, e))?;
+    }
+    links(dev)
 }
 
 fn make(dev: BorrowedFd<'_>, node: &DeviceNode) -> rustix::io::Result<()> {

@@ -20,6 +20,8 @@ pub mod error;
 pub mod job;
 pub mod logs;
 mod mounts;
+#[cfg(feature = "cli")]
+pub mod oci;
 pub mod proc;
 pub mod record;
 mod rlimit;

@@ -62,6 +62,7 @@ pub(super) fn limits(spec: &ContainerSpec) -> Limits {
         cpu_period_us: cpu.map(|_| CPU_PERIOD_US),
         pids: limits.pids.as_ref().and_then(Quantity::units),
         devices: Vec::new(),
+        settings: Vec::new(),
     }
 }
 

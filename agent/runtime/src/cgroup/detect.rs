@@ -38,6 +38,7 @@ const V1: [&str; 14] = [
 pub(super) fn parse(text: &str) -> Vec<Hierarchy> {
     let mut v1: Vec<Hierarchy> = Vec::new();
     let mut v2 = None;
+    let mut names: Vec<&str> = Vec::new();
     for line in text.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
         let Some(dash) = fields.iter().position(|f| *f == "-") else { continue };
@@ -58,11 +59,14 @@ pub(super) fn parse(text: &str) -> Vec<Hierarchy> {
             "cgroup" => {
                 let controllers: Vec<String> =
                     options.split(',').filter(|o| V1.contains(o)).map(str::to_owned).collect();
-                let named = options.split(',').any(|o| o.starts_with("name="));
+                let label = options.split(',').find(|o| o.starts_with("name="));
                 let known = v1
                     .iter()
                     .any(|h| h.mount == mount || (!controllers.is_empty() && h.controllers == controllers));
-                if !known && (named || !controllers.is_empty()) {
+                // A container's copy of a hierarchy without controllers is known by the name alone.
+                let again = label.is_some_and(|l| controllers.is_empty() && names.contains(&l));
+                names.extend(label);
+                if !known && !again && (label.is_some() || !controllers.is_empty()) {
                     v1.push(Hierarchy { mount, name, v2: false, controllers });
                 }
             }

@@ -86,7 +86,7 @@ fn kill_loop(dir: &Path) -> Result<(), CgroupError> {
             return Ok(());
         }
         for pid in new {
-            kill_member(dir, pid)?;
+            signal_member(dir, pid, Signal::KILL)?;
             signalled.insert(pid);
         }
     }
@@ -94,7 +94,7 @@ fn kill_loop(dir: &Path) -> Result<(), CgroupError> {
 }
 
 /// The pidfd first, then proof that the pid is still in the group: so it can be no other's.
-fn kill_member(dir: &Path, pid: i32) -> Result<(), CgroupError> {
+pub(super) fn signal_member(dir: &Path, pid: i32, signal: Signal) -> Result<(), CgroupError> {
     let Some(number) = Pid::from_raw(pid) else { return Ok(()) };
     let fd = match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
         Ok(fd) => fd,
@@ -104,14 +104,14 @@ fn kill_member(dir: &Path, pid: i32) -> Result<(), CgroupError> {
     if !pids(dir, 0)?.contains(&pid) {
         return Ok(());
     }
-    match rustix::process::pidfd_send_signal(&fd, Signal::KILL) {
+    match rustix::process::pidfd_send_signal(&fd, signal) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(e) => Err(CgroupError::io(dir, e)),
     }
 }
 
 /// Every process of the group and those below it.
-fn pids(dir: &Path, depth: usize) -> Result<BTreeSet<i32>, CgroupError> {
+pub(super) fn pids(dir: &Path, depth: usize) -> Result<BTreeSet<i32>, CgroupError> {
     let file = dir.join("cgroup.procs");
     let text = match std::fs::read_to_string(&file) {
         Ok(text) => text,

@@ -28,6 +28,8 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// Further device access, beside the default; later rules win.
     pub devices: Vec<DeviceRule>,
+    /// Whatever else a specification asks for, in order.
+    pub settings: Vec<super::Setting>,
 }
 
 /// A line for `devices.allow` or `devices.deny`.
@@ -187,6 +189,7 @@ pub(super) fn apply(groups: &Cgroups, uid: &str, limits: &Limits, new: bool) -> 
     if let (Some(h), Some(pids)) = (groups.with("pids"), limits.pids) {
         write(&groups.group(h, uid).join("pids.max"), &pids.to_string())?;
     }
+    super::resources::apply(groups, uid, &limits.settings)?;
     if new {
         match (groups.with("devices"), groups.v2()) {
             (Some(h), _) if !h.v2 => devices_v1(&groups.group(h, uid), &limits.devices)?,
@@ -284,10 +287,13 @@ fn devices_v1(dir: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError> {
 }
 
 /// Passes the controllers that limits need down to the groups below `dir`.
-pub(super) fn enable_controllers(dir: &Path, h: &Hierarchy) -> Result<(), CgroupError> {
-    let wanted: Vec<String> = ["cpu", "memory", "pids"]
-        .iter()
-        .filter(|c| h.controllers.iter().any(|have| have == *c))
+pub(super) fn enable_controllers(dir: &Path, h: &Hierarchy, more: &[String]) -> Result<(), CgroupError> {
+    let usual = ["cpu", "memory", "pids"];
+    let more = more.iter().map(String::as_str).filter(|c| !usual.contains(c));
+    let wanted: Vec<String> = usual
+        .into_iter()
+        .chain(more)
+        .filter(|c| h.controllers.iter().any(|have| have == c))
         .map(|c| format!("+{c}"))
         .collect();
     if wanted.is_empty() {

@@ -12,6 +12,7 @@ mod device_program;
 mod freeze;
 mod kill;
 mod limits;
+mod resources;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use thiserror::Error;
 pub use detect::Hierarchy;
 pub(crate) use kill::kill_join;
 pub use limits::{DeviceRule, Limits};
+pub use resources::{File, Setting};
 pub use stats::Stats;
 
 use crate::job::{CgroupJoin, V1Group};
@@ -46,6 +48,14 @@ pub enum CgroupError {
         what: &'static str,
         /// The controller.
         controller: &'static str,
+    },
+    /// A setting that the version of cgroups here does not have, or whose controller is not there.
+    #[error("{field}: this machine's cgroups have no such setting (controller `{controller}`); leave it out")]
+    NoSetting {
+        /// The field of the specification.
+        field: String,
+        /// The controller.
+        controller: String,
     },
     /// A file or directory of the hierarchy.
     #[error("cgroup {}", path.display())]
@@ -103,6 +113,8 @@ pub struct Cgroups {
     hierarchies: Vec<Hierarchy>,
     /// Path of our own top group under each mount point.
     base: PathBuf,
+    /// `base` is the one container's group itself, at a place of the caller's choice.
+    exact: bool,
 }
 
 impl Cgroups {
@@ -136,7 +148,33 @@ impl Cgroups {
             }
         }
         base.push(format!("stower-{instance}"));
-        Ok(Self { hierarchies, base })
+        Ok(Self { hierarchies, base, exact: false })
+    }
+
+    /// One container's group at this path under every mount point: the same for whatever id is given. Those above are made
+    /// where they are missing, and stay.
+    ///
+    /// # Errors
+    /// As [`Cgroups::detect`].
+    pub fn at(path: &Path) -> Result<Self, CgroupError> {
+        let text = std::fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|e| CgroupError::io(Path::new("/proc/self/mountinfo"), e))?;
+        let hierarchies = detect::parse(&text);
+        if hierarchies.is_empty() {
+            return Err(CgroupError::None);
+        }
+        let mut base = PathBuf::new();
+        for part in path.components() {
+            match part {
+                std::path::Component::Normal(name) => base.push(name),
+                std::path::Component::RootDir | std::path::Component::CurDir => {}
+                _ => return Err(CgroupError::BadName(path.display().to_string())),
+            }
+        }
+        if base.as_os_str().is_empty() {
+            return Err(CgroupError::BadName(path.display().to_string()));
+        }
+        Ok(Self { hierarchies, base, exact: true })
     }
 
     /// The mounted hierarchies, cgroup2 last.
@@ -150,7 +188,7 @@ impl Cgroups {
     }
 
     fn group(&self, h: &Hierarchy, uid: &str) -> PathBuf {
-        self.top(h).join("c").join(uid)
+        if self.exact { self.top(h) } else { self.top(h).join("c").join(uid) }
     }
 
     fn v2(&self) -> Option<&Hierarchy> {
@@ -175,7 +213,7 @@ impl Cgroups {
             // The usual case is one call: all above exists since the first container.
             let new = match make_dir(&group) {
                 Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    self.make_top(h, &top)?;
+                    self.make_top(h, &top, &limits.settings)?;
                     make_dir(&group)?
                 }
                 other => other?,
@@ -184,12 +222,20 @@ impl Cgroups {
                 // Whatever froze the last run, the next one is to run.
                 freeze::thaw(&group, h.v2)?;
             }
+            if self.exact {
+                // Groups of others above: their controllers and processors may not have been passed down.
+                self.make_top(h, &top, &limits.settings)?;
+                if !h.v2 && h.controllers.iter().any(|c| c == "cpuset") {
+                    limits::inherit_cpuset(&group)?;
+                }
+            }
+            let shims = (!self.exact).then(|| top.join("shims"));
             if h.v2 {
                 join.v2 = Some(group);
-                join.shim_v2 = Some(top.join("shims"));
+                join.shim_v2 = shims;
             } else {
                 join.v1.push(V1Group { name: h.name.clone(), dir: group });
-                join.shim_v1.push(top.join("shims"));
+                join.shim_v1.extend(shims);
             }
         }
         match limits::apply(self, uid, limits, true) {
@@ -203,12 +249,16 @@ impl Cgroups {
     }
 
     /// Our top groups of one hierarchy, with the controllers passed down on version 2.
-    fn make_top(&self, h: &Hierarchy, top: &Path) -> Result<(), CgroupError> {
+    fn make_top(&self, h: &Hierarchy, top: &Path, settings: &[Setting]) -> Result<(), CgroupError> {
+        let more = resources::controllers(settings);
         let mut at = h.mount.clone();
-        let below = self.base.join("c");
+        let below = match self.base.parent() {
+            Some(above) if self.exact => above.to_owned(),
+            _ => self.base.join("c"),
+        };
         for part in below.components() {
             if h.v2 {
-                limits::enable_controllers(&at, h)?;
+                limits::enable_controllers(&at, h, &more)?;
             }
             at.push(part);
             make_dir(&at)?;
@@ -218,7 +268,10 @@ impl Cgroups {
             }
         }
         if h.v2 {
-            limits::enable_controllers(&at, h)?;
+            limits::enable_controllers(&at, h, &more)?;
+        }
+        if self.exact {
+            return Ok(());
         }
         make_dir(&top.join("shims")).map(|_| ())
     }
@@ -231,6 +284,49 @@ impl Cgroups {
         check_name(uid)?;
         limits::check(self, limits)?;
         limits::apply(self, uid, limits, false)
+    }
+
+    /// The container's groups as they are, for one more process of it.
+    #[must_use]
+    pub fn existing(&self, uid: &str) -> CgroupJoin {
+        let mut join = CgroupJoin::default();
+        for h in &self.hierarchies {
+            let dir = self.group(h, uid);
+            match (dir.exists(), h.v2) {
+                (false, _) => {}
+                (true, true) => join.v2 = Some(dir),
+                (true, false) => join.v1.push(V1Group { name: h.name.clone(), dir }),
+            }
+        }
+        join
+    }
+
+    /// Every process of the container.
+    ///
+    /// # Errors
+    /// When the group cannot be read.
+    pub fn processes(&self, uid: &str) -> Result<Vec<i32>, CgroupError> {
+        check_name(uid)?;
+        let Some(h) = self.with("pids").or(self.hierarchies.first()) else { return Ok(Vec::new()) };
+        let dir = self.group(h, uid);
+        if !dir.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(kill::pids(&dir, 0)?.into_iter().collect())
+    }
+
+    /// Sends a signal to every process of the container.
+    ///
+    /// # Errors
+    /// When processes cannot be found or signalled.
+    pub fn signal(&self, uid: &str, signal: rustix::process::Signal) -> Result<(), CgroupError> {
+        check_name(uid)?;
+        let Some(h) = self.with("pids").or(self.hierarchies.first()) else { return Ok(()) };
+        let dir = self.group(h, uid);
+        for pid in self.processes(uid)? {
+            kill::signal_member(&dir, pid, signal)?;
+        }
+        Ok(())
     }
 
     /// Whether the container has processes; `None` when that cannot be told. A group that is not there has none.

@@ -5,7 +5,7 @@ use oci_spec::runtime::{
 };
 
 use super::request::{RootFs, StartRequest, SubPath, VolumeMount};
-use super::{Job, MountJob, MountSource, Namespace, NamespaceKind, OomScore, Process, UserJob};
+use super::{IdMap, Job, MountJob, MountSource, Namespace, NamespaceKind, OomScore, Process, UserJob};
 use crate::error::CompileError;
 use crate::mounts::options;
 use crate::{caps, device, rlimit};
@@ -20,17 +20,44 @@ const PATH_MAX: usize = 4096;
 /// # Errors
 /// The first field that is wrong or that this version does not do.
 pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileError> {
+    compile_in(request, boot_id, &Scope::Agent)
+}
+
+/// Who asks, and so how much of the specification is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope<'a> {
+    /// The agent.
+    Agent,
+    /// The OCI command line: it brings the steps that the agent does without.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "the agent's side alone"))]
+    CommandLine {
+        /// What relative sources are relative to.
+        bundle: &'a std::path::Path,
+    },
+}
+
+pub(crate) fn compile_in(
+    request: &StartRequest,
+    boot_id: &str,
+    scope: &Scope<'_>,
+) -> Result<Job, CompileError> {
     let spec = &request.spec;
-    refuse_top(spec)?;
+    let agent = *scope == Scope::Agent;
+    refuse_top(spec, agent)?;
     let empty = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&empty);
-    refuse_linux(linux)?;
-    let process = spec.process().as_ref().ok_or_else(|| CompileError::invalid("process", "is missing"))?;
-    refuse_process(process)?;
+    refuse_linux(linux, agent)?;
+    let no_process = OciProcess::default();
+    let process = match spec.process() {
+        Some(process) => process,
+        None if agent => return Err(CompileError::invalid("process", "is missing")),
+        None => &no_process,
+    };
+    refuse_process(process, agent)?;
 
-    let namespaces = namespaces(linux)?;
+    let namespaces = namespaces(linux, agent)?;
     let has_new = |kind| namespaces.iter().any(|n: &Namespace| n.kind == kind && n.path.is_none());
-    if !has_new(NamespaceKind::Mount) {
+    if agent && !has_new(NamespaceKind::Mount) {
         return Err(CompileError::unsupported(
             "linux.namespaces",
             "a new mount namespace is needed; without one the mounts would be made on the host",
@@ -45,7 +72,7 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
 
     let mut mounts = Vec::new();
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
-        mounts.push(compile_mount(&format!("mounts[{i}]"), mount)?);
+        mounts.push(compile_mount(&format!("mounts[{i}]"), mount, scope)?);
     }
     for (i, volume) in request.volumes.iter().enumerate() {
         mounts.push(compile_volume(&format!("volumes[{i}]"), volume)?);
@@ -59,13 +86,21 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
     }
     check_root("root", &request.root)?;
 
-    let populate_dev = mounts.iter().rev().find(|m| m.destination == "/dev").is_some_and(
+    let dev = mounts.iter().rev().find(|m| m.destination == "/dev");
+    let own_dev = dev.is_some_and(
         |m| matches!(&m.source, MountSource::Fs { fstype, .. } if fstype == "tmpfs" || fstype == "devtmpfs"),
     );
+    // Nobody makes nodes in a user namespace: the command line mounts the host's.
+    let populate_dev = own_dev && !namespaces.iter().any(|n| n.kind == NamespaceKind::User);
     let asked_devices = linux.devices().as_deref().unwrap_or_default();
-    if !populate_dev && !asked_devices.is_empty() {
+    if agent && !populate_dev && !asked_devices.is_empty() {
         return Err(CompileError::unsupported("linux.devices", "they need a tmpfs mounted at /dev"));
     }
+    let devices = if populate_dev || (!agent && (own_dev || dev.is_none())) {
+        device::compile(asked_devices)?
+    } else {
+        Vec::new()
+    };
 
     let paths = |field: &str, list: Option<&Vec<String>>| -> Result<Vec<String>, CompileError> {
         list.into_iter().flatten().map(|p| destination(field, p)).collect()
@@ -91,7 +126,7 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
         root: request.root.clone(),
         root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
         mounts,
-        devices: if populate_dev { device::compile(asked_devices)? } else { Vec::new() },
+        devices,
         populate_dev,
         masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_ref())?,
         readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths().as_ref())?,
@@ -99,15 +134,16 @@ pub fn compile(request: &StartRequest, boot_id: &str) -> Result<Job, CompileErro
         domainname: spec.domainname().clone(),
         sysctls,
         loopback: has_new(NamespaceKind::Network),
-        process: compile_process(request, process, linux)?,
+        process: compile_process(request, process, linux, spec.process().is_some())?,
         seccomp_len: request.seccomp.as_ref().map_or(0, |f| f.bytes().len()),
         namespaces,
         legacy_overlay: request.legacy_overlay,
     })
 }
 
-fn refuse_top(spec: &Spec) -> Result<(), CompileError> {
+fn refuse_top(spec: &Spec, agent: bool) -> Result<(), CompileError> {
     if let Some(hooks) = spec.hooks()
+        && agent
         && serde_json::to_value(hooks).is_ok_and(|v| v.as_object().is_some_and(|o| !o.is_empty()))
     {
         return Err(CompileError::unsupported("hooks", "leave them out"));
@@ -122,15 +158,20 @@ fn refuse_top(spec: &Spec) -> Result<(), CompileError> {
     ])
 }
 
-fn refuse_linux(linux: &Linux) -> Result<(), CompileError> {
+fn refuse_linux(linux: &Linux, agent: bool) -> Result<(), CompileError> {
     let some = |list: Option<usize>| list.is_some_and(|n| n > 0);
+    refuse(&[
+        ("linux.netDevices", some(linux.net_devices().as_ref().map(std::collections::HashMap::len))),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+    ])?;
+    if !agent {
+        return Ok(());
+    }
     refuse(&[
         ("linux.uidMappings", some(linux.uid_mappings().as_ref().map(Vec::len))),
         ("linux.gidMappings", some(linux.gid_mappings().as_ref().map(Vec::len))),
-        ("linux.netDevices", some(linux.net_devices().as_ref().map(std::collections::HashMap::len))),
         ("linux.mountLabel", some(linux.mount_label().as_ref().map(String::len))),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.timeOffsets", some(linux.time_offsets().as_ref().map(std::collections::HashMap::len))),
     ])?;
     if linux.seccomp().is_some() {
@@ -142,17 +183,22 @@ fn refuse_linux(linux: &Linux) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn refuse_process(process: &OciProcess) -> Result<(), CompileError> {
+fn refuse_process(process: &OciProcess, agent: bool) -> Result<(), CompileError> {
     let some = |text: Option<&String>| text.is_some_and(|t| !t.is_empty());
     refuse(&[
-        ("process.terminal", process.terminal() == Some(true)),
         ("process.commandLine", process.command_line().is_some()),
+        ("process.user.username", some(process.user().username().as_ref())),
+    ])?;
+    if !agent {
+        return Ok(());
+    }
+    refuse(&[
+        ("process.terminal", process.terminal() == Some(true)),
         ("process.apparmorProfile", some(process.apparmor_profile().as_ref())),
         ("process.selinuxLabel", some(process.selinux_label().as_ref())),
         ("process.ioPriority", process.io_priority().is_some()),
         ("process.scheduler", process.scheduler().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
-        ("process.user.username", some(process.user().username().as_ref())),
     ])
 }
 
@@ -163,7 +209,7 @@ fn refuse(fields: &[(&str, bool)]) -> Result<(), CompileError> {
     }
 }
 
-fn namespaces(linux: &Linux) -> Result<Vec<Namespace>, CompileError> {
+fn namespaces(linux: &Linux, agent: bool) -> Result<Vec<Namespace>, CompileError> {
     let mut list: Vec<Namespace> = Vec::new();
     for ns in linux.namespaces().iter().flatten() {
         let kind = match ns.typ() {
@@ -173,6 +219,8 @@ fn namespaces(linux: &Linux) -> Result<Vec<Namespace>, CompileError> {
             LinuxNamespaceType::Uts => NamespaceKind::Uts,
             LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
             LinuxNamespaceType::Network => NamespaceKind::Network,
+            LinuxNamespaceType::User if !agent => NamespaceKind::User,
+            LinuxNamespaceType::Time if !agent => NamespaceKind::Time,
             other @ (LinuxNamespaceType::User | LinuxNamespaceType::Time) => {
                 let hint = format!("leave the {other} namespace out");
                 return Err(CompileError::unsupported("linux.namespaces", hint));
@@ -223,20 +271,36 @@ fn destination(field: &str, path: &str) -> Result<String, CompileError> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-fn compile_mount(field: &str, mount: &Mount) -> Result<MountJob, CompileError> {
+fn compile_mount(field: &str, mount: &Mount, scope: &Scope<'_>) -> Result<MountJob, CompileError> {
     let utf8 = |what: &str, path: &std::path::Path| {
         path.to_str()
             .map(str::to_owned)
             .ok_or_else(|| CompileError::invalid(format!("{field}.{what}"), "is not UTF-8"))
     };
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(CompileError::unsupported(format!("{field}.uidMappings"), "leave the mappings out"));
-    }
-    let destination =
-        destination(&format!("{field}.destination"), &utf8("destination", mount.destination())?)?;
+    let mut to = utf8("destination", mount.destination())?;
     let parsed = options::parse(field, mount.options().as_deref().unwrap_or_default())?;
+    let mut source = mount.source().clone();
+    let idmap = match scope {
+        Scope::Agent => {
+            if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+                let field = format!("{field}.uidMappings");
+                return Err(CompileError::unsupported(field, "leave the mappings out"));
+            }
+            parsed.refuse_special(field)?;
+            None
+        }
+        Scope::CommandLine { bundle } => {
+            if !to.starts_with('/') {
+                // Deprecated, but still in the specification.
+                to.insert(0, '/');
+            }
+            source = source.map(|s| if is_bind(mount, &parsed) { bundle.join(s) } else { s });
+            idmap(field, mount, &parsed)?
+        }
+    };
+    let destination = destination(&format!("{field}.destination"), &to)?;
     let typ = mount.typ().as_deref().unwrap_or("");
-    let source = mount.source().as_deref();
+    let source = source.as_deref();
     let source = match (typ, parsed.bind) {
         ("bind" | "none" | "", _) | (_, Some(_)) => {
             if typ != "bind" && parsed.bind.is_none() {
@@ -257,12 +321,15 @@ fn compile_mount(field: &str, mount: &Mount) -> Result<MountJob, CompileError> {
             }
             MountSource::Bind { path: path.to_owned(), recursive: parsed.bind.unwrap_or(true) }
         }
-        (other, _) if parsed.attrs.propagation == libc::MS_SHARED => {
+        (other, _) if parsed.attrs.propagation == libc::MS_SHARED && *scope == Scope::Agent => {
             return Err(shared_needs_bind(field, &format!("a mount of type {other}")));
         }
         ("cgroup" | "cgroup2", _) => MountSource::Cgroup,
-        ("overlay", _) => {
+        ("overlay", _) if *scope == Scope::Agent => {
             return Err(CompileError::unsupported(format!("{field}.type"), "give layers as a volume tree"));
+        }
+        ("overlay", _) => {
+            MountSource::Tree { tree: overlay(field, &parsed.data)?, inside: None, sub_path: None }
         }
         (fstype, _) => MountSource::Fs {
             fstype: fstype.to_owned(),
@@ -270,13 +337,67 @@ fn compile_mount(field: &str, mount: &Mount) -> Result<MountJob, CompileError> {
             data: parsed.data,
         },
     };
-    Ok(MountJob { destination, source, attrs: parsed.attrs })
+    if parsed.copy_up && !matches!(&source, MountSource::Fs { fstype, .. } if fstype == "tmpfs") {
+        return Err(CompileError::invalid(format!("{field}.options"), "`tmpcopyup` is for a tmpfs"));
+    }
+    if idmap.is_some() && !matches!(source, MountSource::Bind { .. }) {
+        return Err(CompileError::unsupported(
+            format!("{field}.uidMappings"),
+            "only bind mounts are mapped; leave it out",
+        ));
+    }
+    let mut attrs = parsed.attrs;
+    if source == MountSource::Cgroup && *scope == Scope::Agent {
+        // The agent's containers never write to groups.
+        attrs.set |= options::RDONLY;
+        attrs.clear &= !options::RDONLY;
+    }
+    Ok(MountJob { destination, source, attrs, idmap, copy_up: parsed.copy_up })
+}
+
+fn is_bind(mount: &Mount, parsed: &options::Parsed) -> bool {
+    parsed.bind.is_some() || matches!(mount.typ().as_deref(), Some("bind" | "none" | "") | None)
+}
+
+/// `config.md`, "Mounts": mappings of the mount's own, or with `idmap` alone those of the container.
+fn idmap(field: &str, mount: &Mount, parsed: &options::Parsed) -> Result<Option<Box<IdMap>>, CompileError> {
+    let list = |maps: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| -> Vec<(u32, u32, u32)> {
+        maps.iter().flatten().map(|m| (m.container_id(), m.host_id(), m.size())).collect()
+    };
+    let (uids, gids) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
+    if uids.is_empty() != gids.is_empty() {
+        return Err(CompileError::invalid(
+            format!("{field}.uidMappings"),
+            "uidMappings and gidMappings go together",
+        ));
+    }
+    if uids.is_empty() && parsed.idmap.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(IdMap { uids, gids, recursive: parsed.idmap == Some(true) })))
+}
+
+/// The options of an overlay as a tree.
+fn overlay(field: &str, data: &[String]) -> Result<RootFs, CompileError> {
+    let (mut layers, mut upper, mut work, mut options) = (Vec::new(), None, None, Vec::new());
+    for option in data {
+        match option.split_once('=') {
+            Some(("lowerdir", list)) => layers = list.split(':').map(Into::into).collect(),
+            Some(("upperdir", dir)) => upper = Some(dir.into()),
+            Some(("workdir", dir)) => work = Some(dir.into()),
+            _ => options.push(option.clone()),
+        }
+    }
+    let tree = RootFs::Overlay { lower: layers, upper, work, options };
+    check_root(&format!("{field}.options"), &tree)?;
+    Ok(tree)
 }
 
 /// A mount of one of the request's own trees.
 fn compile_volume(field: &str, volume: &VolumeMount) -> Result<MountJob, CompileError> {
     check_root(field, &volume.tree)?;
     let parsed = options::parse(field, &volume.options)?;
+    parsed.refuse_special(field)?;
     if let Some(option) = parsed.data.first() {
         let problem = format!("`{option}` is no mount attribute");
         return Err(CompileError::invalid(format!("{field}.options"), problem));
@@ -308,7 +429,7 @@ fn compile_volume(field: &str, volume: &VolumeMount) -> Result<MountJob, Compile
         None => None,
     };
     let source = MountSource::Tree { tree: volume.tree.clone(), inside, sub_path };
-    Ok(MountJob { destination, source, attrs })
+    Ok(MountJob { destination, source, attrs, idmap: None, copy_up: false })
 }
 
 fn shared_needs_bind(field: &str, what: &str) -> CompileError {
@@ -404,13 +525,15 @@ fn sysctl(
     Ok((path, value.to_owned()))
 }
 
-fn compile_process(
+/// `given` is false where there is no process yet, so that there need be no command.
+pub(crate) fn compile_process(
     request: &StartRequest,
     process: &OciProcess,
     linux: &Linux,
+    given: bool,
 ) -> Result<Process, CompileError> {
-    let args = process.args().clone().unwrap_or_default();
-    if args.first().is_none_or(String::is_empty) {
+    let args = if given { process.args().clone().unwrap_or_default() } else { Vec::new() };
+    if given && args.first().is_none_or(String::is_empty) {
         return Err(CompileError::invalid(
             "process.args",
             "there is no command; give one, or use an image that has one",

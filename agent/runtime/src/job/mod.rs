@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use compile::compile;
+#[cfg(feature = "cli")]
+pub(crate) use compile::{Scope, compile_in, compile_process};
 pub use request::{LogLimits, Programs, RootFs, StartRequest, SubPath, VolumeMount};
 
 /// Everything the starter needs.
@@ -92,6 +94,9 @@ pub struct V1Group {
     pub dir: PathBuf,
 }
 
+/// `linux/sched.h`; no flag of a clone, where its bits are those of the exit signal.
+pub(crate) const CLONE_NEWTIME: i32 = 0x80;
+
 /// A kind of namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NamespaceKind {
@@ -107,6 +112,10 @@ pub enum NamespaceKind {
     Cgroup,
     /// Network.
     Network,
+    /// User and group ids.
+    User,
+    /// Monotonic and boot time.
+    Time,
 }
 
 impl NamespaceKind {
@@ -119,6 +128,8 @@ impl NamespaceKind {
             Self::Uts => libc::CLONE_NEWUTS,
             Self::Cgroup => libc::CLONE_NEWCGROUP,
             Self::Network => libc::CLONE_NEWNET,
+            Self::User => libc::CLONE_NEWUSER,
+            Self::Time => CLONE_NEWTIME,
         }
     }
 }
@@ -173,6 +184,23 @@ pub struct MountJob {
     pub source: MountSource,
     /// How.
     pub attrs: MountAttrs,
+    /// Ids as a user namespace of these mappings has them. (Command line only.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idmap: Option<Box<IdMap>>,
+    /// What the root has at this place is copied into the new filesystem. (Command line only.)
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copy_up: bool,
+}
+
+/// Ids of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// `(in the mount, on the filesystem, how many)`; empty for those of the container's user namespace.
+    pub uids: Vec<(u32, u32, u32)>,
+    /// The same for groups.
+    pub gids: Vec<(u32, u32, u32)>,
+    /// The mounts below it too.
+    pub recursive: bool,
 }
 
 impl MountJob {
@@ -188,6 +216,7 @@ impl MountJob {
     /// Whether mounts made in the container below it are seen on the host.
     pub(crate) fn is_shared(&self) -> bool {
         self.attrs.propagation == libc::MS_SHARED
+            && matches!(self.source, MountSource::Bind { .. } | MountSource::Tree { .. })
     }
 }
 

@@ -43,6 +43,28 @@ impl Root {
         }
     }
 
+    /// Attaches a tree that is there already.
+    #[cfg(feature = "cli")]
+    pub(crate) fn of(job: &Job, fd: OwnedFd) -> Result<Self, Failure> {
+        const STAGE: &str = "root";
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let target = rustix::fs::open(&job.run_dir, flags, Mode::empty())
+            .map_err(|e| Failure::errno(STAGE, job.run_dir.display(), e))?;
+        move_to(&fd, target.as_fd()).map_err(|e| Failure::errno(STAGE, "attaching the root", e))?;
+        Ok(Self { fd })
+    }
+
+    /// Makes it the root of this process alone, in a mount namespace that others use too.
+    #[cfg(feature = "cli")]
+    pub(crate) fn chroot(&self, job: &Job) -> Result<(), Failure> {
+        const STAGE: &str = "root";
+        if job.root_readonly {
+            set_attrs(STAGE, self.fd(), false, RDONLY, 0, 0)?;
+        }
+        rustix::process::fchdir(&self.fd).map_err(|e| Failure::errno(STAGE, "entering the root", e))?;
+        rustix::process::chroot(".").map_err(|e| Failure::errno(STAGE, "chroot", e))
+    }
+
     /// The root directory.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -87,10 +109,14 @@ fn attach(
         (MountSource::Fs { fstype, source, data }, _) => {
             // A new filesystem takes its attributes while it is made; nobody sees it without them.
             let own_dev = mount.destination == "/dev" && job.populate_dev;
-            let late = if own_dev { RDONLY } else { 0 };
+            let late = if own_dev || mount.copy_up { RDONLY } else { 0 };
             let fd = tree::filesystem(stage, fstype, source, data, attrs.set & !late)?;
             if own_dev {
                 crate::device::populate(fd.as_fd(), &job.devices)?;
+            }
+            #[cfg(feature = "cli")]
+            if mount.copy_up {
+                super::copy_up::copy(root, &mount.destination, fd.as_fd(), data, stage)?;
             }
             if attrs.set & late != 0 {
                 set_attrs(stage, fd.as_fd(), false, late, 0, 0)?;
@@ -270,7 +296,7 @@ fn field_clear(set: u64) -> u64 {
     if set & 0x70 != 0 { 0x70 } else { 0 }
 }
 
-pub(super) fn set_attrs(
+pub(crate) fn set_attrs(
     stage: &str,
     fd: BorrowedFd<'_>,
     recursive: bool,
@@ -282,7 +308,7 @@ pub(super) fn set_attrs(
         .map_err(|e| Failure::errno(stage, "setting mount attributes", e))
 }
 
-pub(super) fn move_to(tree: &OwnedFd, target: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn move_to(tree: &OwnedFd, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree, "", target, "", flags)
 }

@@ -7,6 +7,8 @@
 
 mod attach;
 mod below;
+#[cfg(feature = "cli")]
+mod copy_up;
 pub(crate) mod options;
 mod path;
 mod protect;
@@ -19,7 +21,14 @@ pub(crate) use attach::{Root, attach_all, isolate};
 pub(crate) use path::{open_dir_making, open_inside};
 pub(crate) use protect::protect;
 pub(crate) use source::{Blocks, open_following, open_others};
-pub(crate) use tree::fd_path;
+pub(crate) use tree::{fd_path, sealed_program};
+#[cfg(feature = "cli")]
+pub(crate) use {
+    attach::{move_to, set_attrs},
+    path::{Make, open_making},
+    source::{Sources, open_all},
+    tree::{bind, bind_fd},
+};
 
 /// A procfs of this pid namespace that is attached nowhere, so that nothing can cover a part of it.
 pub(crate) fn private_proc(stage: &str) -> Result<std::os::fd::OwnedFd, crate::error::Failure> {

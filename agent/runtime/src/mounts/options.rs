@@ -22,6 +22,23 @@ pub(crate) struct Parsed {
     pub(crate) bind: Option<bool>,
     /// The filesystem's own options.
     pub(crate) data: Vec<String>,
+    /// `idmap` or `ridmap` was given: `Some(recursive)`.
+    pub(crate) idmap: Option<bool>,
+    /// `tmpcopyup` was given.
+    pub(crate) copy_up: bool,
+}
+
+impl Parsed {
+    /// Refuses what only the command line does.
+    pub(crate) fn refuse_special(&self, field: &str) -> Result<(), CompileError> {
+        let option = match (self.idmap, self.copy_up) {
+            (Some(true), _) => "ridmap",
+            (Some(false), _) => "idmap",
+            (None, true) => "tmpcopyup",
+            (None, false) => return Ok(()),
+        };
+        Err(CompileError::unsupported(format!("{field}.options"), format!("leave out `{option}`")))
+    }
 }
 
 /// `(option, bits set, bits cleared)`; the same with an `r` in front for the whole tree.
@@ -78,7 +95,10 @@ pub(crate) fn parse(field: &str, options: &[String]) -> Result<Parsed, CompileEr
                 "bind" => p.bind = Some(p.bind.unwrap_or(false)),
                 "rbind" => p.bind = Some(true),
                 "defaults" | "async" | "silent" | "loud" => {}
-                "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" => {
+                "idmap" => p.idmap = Some(p.idmap.unwrap_or(false)),
+                "ridmap" => p.idmap = Some(true),
+                "tmpcopyup" => p.copy_up = true,
+                "copy-symlink" => {
                     return Err(CompileError::unsupported(
                         format!("{field}.options"),
                         format!("leave out `{o}`"),
@@ -140,8 +160,8 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        for o in ["idmap", "ridmap", "tmpcopyup", "remount"] {
-            let e = options(&[o]).unwrap_err().to_string();
+        for o in ["idmap", "ridmap", "tmpcopyup", "copy-symlink", "remount"] {
+            let e = options(&[o]).and_then(|p| p.refuse_special("mounts[0]")).unwrap_err().to_string();
             assert!(e.contains(o) && e.starts_with("mounts[0].options"), "{o}: {e}");
         }
     }

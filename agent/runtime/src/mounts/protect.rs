@@ -76,10 +76,10 @@ fn open(root: BorrowedFd<'_>, path: &str, stage: &str) -> Result<Option<OwnedFd>
     }
 }
 
-/// The container's own groups: cgroup2 alone, or a directory of hierarchies as a version 1 host has it. Always
-/// read-only, each a copy of the container's own group, so that nothing above it can be reached.
+/// The container's own groups: cgroup2 alone, or a directory of hierarchies as a version 1 host has it. Read-only for
+/// every container of the agent; each a copy of the container's own group, so that nothing above it can be reached.
 pub(super) fn cgroup(root: BorrowedFd<'_>, job: &Job, mount: &MountJob, stage: &str) -> Result<(), Failure> {
-    let attrs = INERT | RDONLY;
+    let attrs = INERT | (mount.attrs.set & RDONLY);
     let group = |path: &std::path::Path| -> Result<OwnedFd, Failure> {
         let fd = tree::bind(stage, path, false)?;
         set_attrs(stage, fd.as_fd(), false, attrs, 0, 0)?;
@@ -108,5 +108,5 @@ pub(super) fn cgroup(root: BorrowedFd<'_>, job: &Job, mount: &MountJob, stage: &
             rustix::fs::symlinkat(name, &top, one).map_err(fail)?;
         }
     }
-    set_attrs(stage, top.as_fd(), false, RDONLY, 0, 0)
+    set_attrs(stage, top.as_fd(), false, mount.attrs.set & RDONLY, 0, 0)
 }

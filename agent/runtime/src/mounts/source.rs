@@ -61,6 +61,21 @@ pub(crate) fn open_others(job: &Job, blocks: &mut Blocks, sources: &mut Sources)
     Ok(())
 }
 
+/// All at once, in the namespace of the caller, which others still mount in: each tree is cut off as it asks to be.
+#[cfg(feature = "cli")]
+pub(crate) fn open_all(job: &Job) -> Result<Sources, Failure> {
+    let open = |mount: &MountJob| {
+        let fd = source(job, mount, None)?;
+        if let Some(fd) = &fd
+            && !mount.follows_host()
+        {
+            set_attrs(&format!("mount {}", mount.destination), fd.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
+        }
+        Ok(fd)
+    };
+    job.mounts.iter().map(open).collect()
+}
+
 fn source(job: &Job, mount: &MountJob, block: Option<OwnedFd>) -> Result<Option<OwnedFd>, Failure> {
     let stage = format!("mount {}", mount.destination);
     let stage = stage.as_str();

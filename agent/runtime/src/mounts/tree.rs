@@ -175,6 +175,16 @@ pub(crate) fn bind(stage: &str, path: &Path, recursive: bool) -> Result<OwnedFd,
         .map_err(|e| Failure::errno(stage, format_args!("the source {}", path.display()), e))
 }
 
+/// A program through a mount of its own that is read-only and attached nowhere: whoever gets hold of the running program
+/// by `/proc/PID/exe` cannot write to its file that way (CVE-2019-5736), whatever the user and the capabilities. The mount
+/// lasts as long as something uses it.
+pub(crate) fn sealed_program(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let fd = rustix::mount::open_tree(CWD, path, flags)?;
+    crate::start::sys::mount_setattr(fd.as_fd(), false, super::options::RDONLY, 0, 0)?;
+    Ok(fd)
+}
+
 /// A detached copy of what a descriptor names.
 pub(crate) fn bind_fd(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags =

@@ -31,11 +31,11 @@ pub(super) const RET_ERRNO: u32 = 0x0005_0000;
 /// Offsets in `struct seccomp_data`.
 const NR: u32 = 0;
 const ARCH: u32 = 4;
-const ARGS: u32 = 16;
+pub(super) const ARGS: u32 = 16;
 
 // linux/audit.h
 const AUDIT_X86_64: u32 = 0xc000_003e;
-const AUDIT_I386: u32 = 0x4000_0003;
+pub(super) const AUDIT_I386: u32 = 0x4000_0003;
 const AUDIT_AARCH64: u32 = 0xc000_00b7;
 /// Set in the number of every x32 call.
 const X32_BIT: u32 = 0x4000_0000;
@@ -55,7 +55,7 @@ impl Arch {
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
     }
 
-    fn parts(self) -> &'static [(u32, usize)] {
+    pub(super) fn parts(self) -> &'static [(u32, usize)] {
         match self {
             Self::X86_64 => &[(AUDIT_X86_64, 0), (AUDIT_I386, 1)],
             Self::Aarch64 => &[(AUDIT_AARCH64, 2)],
@@ -65,7 +65,12 @@ impl Arch {
 
 /// The whole filter; `rules` gives the verdicts of a column of the table.
 pub(super) fn compile(arch: Arch, rules: &dyn Fn(usize) -> Vec<(u32, Verdict)>) -> Vec<u8> {
-    instructions(arch, rules)
+    bytes(&instructions(arch, rules))
+}
+
+/// As the kernel takes them.
+pub(super) fn bytes(instructions: &[Insn]) -> Vec<u8> {
+    instructions
         .iter()
         .flat_map(|i| {
             let [c0, c1] = i.code.to_ne_bytes();
@@ -76,20 +81,29 @@ pub(super) fn compile(arch: Arch, rules: &dyn Fn(usize) -> Vec<(u32, Verdict)>) 
 }
 
 pub(super) fn instructions(arch: Arch, rules: &dyn Fn(usize) -> Vec<(u32, Verdict)>) -> Vec<Insn> {
+    by_architecture(arch.parts(), errno(ENOSYS), &|column| tree(&ranges(&rules(column)), &leaf))
+}
+
+/// One body for each architecture, `(audit number, column)`; calls of all others get `other`.
+pub(super) fn by_architecture(
+    parts: &[(u32, usize)],
+    other: Insn,
+    body_of: &dyn Fn(usize) -> Vec<Insn>,
+) -> Vec<Insn> {
     let mut out = vec![insn(LD_ABS, ARCH)];
-    for (audit, column) in arch.parts() {
+    for (audit, column) in parts {
         let mut body = vec![insn(LD_ABS, NR)];
         if *audit == AUDIT_X86_64 {
             body.push(Insn { code: JGE, jt: 0, jf: 1, k: X32_BIT });
             body.push(errno(ENOSYS));
         }
-        body.extend(tree(&ranges(&rules(*column))));
+        body.extend(body_of(*column));
         // A part ends in returns on every path, so what follows is for another architecture.
         out.push(Insn { code: JEQ, jt: 1, jf: 0, k: *audit });
         out.push(insn(JA, len(&body)));
         out.extend(body);
     }
-    out.push(errno(ENOSYS));
+    out.push(other);
     out
 }
 
@@ -113,12 +127,12 @@ fn ranges(rules: &[(u32, Verdict)]) -> Vec<(u32, Verdict)> {
     all
 }
 
-fn tree(ranges: &[(u32, Verdict)]) -> Vec<Insn> {
+pub(super) fn tree<V: Copy>(ranges: &[(u32, V)], leaf: &dyn Fn(V) -> Vec<Insn>) -> Vec<Insn> {
     if let [(_, verdict)] = ranges {
         return leaf(*verdict);
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
-    let (left, right) = (tree(low), tree(high));
+    let (left, right) = (tree(low, leaf), tree(high, leaf));
     let from = high.first().map_or(0, |(from, _)| *from);
     let mut out = Vec::with_capacity(left.len() + right.len() + 2);
     match u8::try_from(left.len()) {
@@ -157,11 +171,11 @@ fn leaf(verdict: Verdict) -> Vec<Insn> {
     out
 }
 
-fn insn(code: u16, k: u32) -> Insn {
+pub(super) fn insn(code: u16, k: u32) -> Insn {
     Insn { code, jt: 0, jf: 0, k }
 }
 
-fn errno(number: u16) -> Insn {
+pub(super) fn errno(number: u16) -> Insn {
     insn(RET, RET_ERRNO | u32::from(number))
 }
 

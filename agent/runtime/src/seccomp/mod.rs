@@ -6,6 +6,10 @@
 //! 416 and 115 µs for the whole filter here.
 
 mod bpf;
+#[cfg(feature = "cli")]
+mod numbers;
+#[cfg(feature = "cli")]
+pub(crate) mod spec;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -8,12 +8,57 @@ use rustix::io::Errno;
 
 use super::sys::{self, ExecVector};
 use crate::error::{Failure, FailureKind};
-use crate::job::{Job, NamespaceKind};
+use crate::job::{Job, NamespaceKind, Process};
 use crate::user::Identity;
 use crate::{caps, mounts, rlimit, user};
 
 /// Where a command is looked for when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What differs from caller to caller on the way of a first process. The order, and all that confines it, is one and the
+/// same: [`run`].
+pub(crate) trait Steps: Finish {
+    /// Namespaces to join, besides the pid namespace.
+    fn join(&self) -> &[(NamespaceKind, OwnedFd)];
+
+    /// Makes the root with all its mounts; attached, but not entered.
+    fn root(&mut self, job: &Job) -> Result<mounts::Root, Failure>;
+
+    /// What has to look at the finished root while the host's tree is still in reach.
+    fn prepare(&mut self, root: &mounts::Root, job: &Job) -> Result<(), Failure>;
+
+    /// Makes the root this process's own.
+    fn enter(&mut self, root: &mounts::Root, job: &Job) -> Result<(), Failure> {
+        root.pivot(job)
+    }
+}
+
+/// The part of it that comes inside the container: [`become_process`].
+pub(crate) trait Finish {
+    /// Puts the standard descriptors in place; all above are closed by the exec, but for those that are meant to stay.
+    fn stdio(&mut self, identity: &Identity) -> Result<(), Failure>;
+
+    /// Attributes that need the capabilities of the runtime.
+    fn attributes(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// With the user's ids, but not yet confined.
+    fn before_confinement(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Loads the filter.
+    fn load(&mut self, filter: &[u8]) -> Result<(), Failure> {
+        if filter.is_empty() {
+            return Ok(());
+        }
+        sys::seccomp(filter, 0).map(drop).map_err(|e| Failure::errno("seccomp", "loading the filter", e))
+    }
+
+    /// The last thing before the exec.
+    fn confined(&mut self, process: &Process) -> Result<(), Failure>;
+}
 
 /// What the starter hands over.
 pub(super) struct Ends<'a> {
@@ -27,57 +72,106 @@ pub(super) struct Ends<'a> {
     pub(super) join: &'a [(NamespaceKind, OwnedFd)],
 }
 
+/// The steps of a container of the agent.
+pub(super) struct Agent<'a> {
+    pub(super) ends: Ends<'a>,
+    pub(super) blocks: mounts::Blocks,
+    pub(super) stdin: Option<OwnedFd>,
+}
+
+impl Steps for Agent<'_> {
+    fn join(&self) -> &[(NamespaceKind, OwnedFd)] {
+        self.ends.join
+    }
+
+    fn root(&mut self, job: &Job) -> Result<mounts::Root, Failure> {
+        let mut sources = mounts::open_following(job)?;
+        mounts::isolate()?;
+        mounts::open_others(job, &mut self.blocks, &mut sources)?;
+        let root = mounts::Root::attach(job, &mut self.blocks)?;
+        mounts::attach_all(&root, job, sources)?;
+        Ok(root)
+    }
+
+    fn prepare(&mut self, root: &mounts::Root, _: &Job) -> Result<(), Failure> {
+        self.stdin = Some(open_stdin(root.fd())?);
+        Ok(())
+    }
+}
+
+impl Finish for Agent<'_> {
+    fn stdio(&mut self, _: &Identity) -> Result<(), Failure> {
+        let stdin = self.stdin.as_ref().into_iter().map(|fd| (fd, 0));
+        for (fd, number) in stdin.chain([(self.ends.stdout, 1), (self.ends.stderr, 2)]) {
+            sys::dup_to(fd.as_fd(), number)
+                .map_err(|e| Failure::errno("stdio", format_args!("descriptor {number}"), e))?;
+        }
+        // Whatever else is open, known or not, ends with the exec.
+        sys::cloexec_from(3).map_err(|e| Failure::errno("stdio", "closing at exec", e))
+    }
+
+    fn confined(&mut self, _: &Process) -> Result<(), Failure> {
+        wait_for_go(self.ends.control)
+    }
+}
+
 /// Runs the container's side. Returns only what went wrong.
-pub(super) fn run(job: &Job, filter: &[u8], blocks: mounts::Blocks, ends: &Ends<'_>) -> Failure {
-    match prepare(job, filter, blocks, ends) {
+pub(crate) fn run<S: Steps>(job: &Job, filter: &[u8], steps: &mut S) -> Failure {
+    match prepare(job, filter, steps) {
         Ok(never) => match never {},
         Err(failure) => failure,
     }
 }
 
-enum Never {}
+pub(crate) enum Never {}
 
-fn prepare(job: &Job, filter: &[u8], mut blocks: mounts::Blocks, ends: &Ends<'_>) -> Result<Never, Failure> {
+fn prepare<S: Steps>(job: &Job, filter: &[u8], steps: &mut S) -> Result<Never, Failure> {
     rustix::process::umask(Mode::empty());
-    set_oom_score(job)?;
-    enter_namespaces(job, ends.join)?;
+    set_oom_score(&job.process)?;
+    enter_namespaces(job, steps.join())?;
 
-    let mut sources = mounts::open_following(job)?;
-    mounts::isolate()?;
-    mounts::open_others(job, &mut blocks, &mut sources)?;
-    let root = mounts::Root::attach(job, &mut blocks)?;
-    mounts::attach_all(&root, job, sources)?;
+    let root = steps.root(job)?;
     mounts::protect(root.fd(), job)?;
     write_sysctls(job)?;
-    let stdin = open_stdin(root.fd())?;
+    steps.prepare(&root, job)?;
     let identity = user::resolve(root.fd(), &job.process.user)?;
-    let cwd = open_cwd(root.fd(), job)?;
+    let cwd = open_cwd(root.fd(), &job.process)?;
     // As late as the groups can be reached: the work until here does not wait for the container's share of a busy
     // processor, which may be next to nothing.
     join_groups(job)?;
-    root.pivot(job)?;
+    steps.enter(&root, job)?;
     // Only ours is left to see, but a descriptor of it would let the container keep a directory outside its root busy.
     drop(root);
+    become_process(&job.process, &identity, filter, &cwd, steps)
+}
 
-    let process = &job.process;
+/// From a process inside the container's namespaces and root to the command.
+pub(crate) fn become_process<S: Finish>(
+    process: &Process,
+    identity: &Identity,
+    filter: &[u8],
+    cwd: &OwnedFd,
+    steps: &mut S,
+) -> Result<Never, Failure> {
     if let Some(domain) = process.personality {
         sys::personality(domain).map_err(|e| Failure::errno("personality", "setting it", e))?;
     }
     rlimit::apply(&process.rlimits)?;
     new_session()?;
     let args = ExecVector::new(&process.args);
-    let env = environment(job, &identity);
-    stdio(&stdin, ends)?;
+    let env = environment(process, identity);
+    steps.stdio(identity)?;
     rustix::process::umask(Mode::from_raw_mode(process.umask));
+    steps.attributes()?;
 
-    drop_privileges(job, &identity, filter, &cwd)?;
-    wait_for_go(ends.control)?;
-    Err(exec(job, &args, &env))
+    drop_privileges(process, identity, filter, cwd, steps)?;
+    steps.confined(process)?;
+    Err(exec(process, &args, &env))
 }
 
 /// By the host's `/proc`, which knows this process as itself whatever its namespace.
-fn set_oom_score(job: &Job) -> Result<(), Failure> {
-    let Some(score) = job.process.oom_score_adj else { return Ok(()) };
+pub(crate) fn set_oom_score(process: &Process) -> Result<(), Failure> {
+    let Some(score) = process.oom_score_adj else { return Ok(()) };
     match std::fs::write("/proc/self/oom_score_adj", score.value.to_string()) {
         Ok(()) => Ok(()),
         Err(_) if !score.required => Ok(()),
@@ -95,7 +189,7 @@ fn set_oom_score(job: &Job) -> Result<(), Failure> {
 }
 
 /// A process that writes itself into `tasks` waits for no grace period; one that is written into `cgroup.procs` does.
-fn join_groups(job: &Job) -> Result<(), Failure> {
+pub(crate) fn join_groups(job: &Job) -> Result<(), Failure> {
     for group in &job.cgroup.v1 {
         write_existing(&group.dir.join("tasks"), "0")
             .map_err(|e| Failure::errno("cgroup", format_args!("joining {}", group.dir.display()), e))?;
@@ -164,8 +258,8 @@ fn open_stdin(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
 }
 
 /// Opened inside the root before the pivot, so it cannot be a directory outside.
-fn open_cwd(root: BorrowedFd<'_>, job: &Job) -> Result<OwnedFd, Failure> {
-    let path = &job.process.cwd;
+pub(crate) fn open_cwd(root: BorrowedFd<'_>, process: &Process) -> Result<OwnedFd, Failure> {
+    let path = &process.cwd;
     mounts::open_dir_making(root, path).map_err(|e| {
         let text = match e {
             Errno::NOTDIR => format!("{path} is not a directory in the image"),
@@ -186,18 +280,9 @@ fn new_session() -> Result<(), Failure> {
     }
 }
 
-fn stdio(stdin: &OwnedFd, ends: &Ends<'_>) -> Result<(), Failure> {
-    for (fd, number) in [(stdin, 0), (ends.stdout, 1), (ends.stderr, 2)] {
-        sys::dup_to(fd.as_fd(), number)
-            .map_err(|e| Failure::errno("stdio", format_args!("descriptor {number}"), e))?;
-    }
-    // Whatever else is open, known or not, ends with the exec.
-    sys::cloexec_from(3).map_err(|e| Failure::errno("stdio", "closing at exec", e))
-}
-
 /// The environment, with `HOME` from the user's entry when it is not given.
-fn environment(job: &Job, identity: &Identity) -> ExecVector {
-    let mut env: Vec<&str> = job.process.env.iter().map(String::as_str).collect();
+fn environment(process: &Process, identity: &Identity) -> ExecVector {
+    let mut env: Vec<&str> = process.env.iter().map(String::as_str).collect();
     let home = format!("HOME={}", identity.home.as_deref().unwrap_or("/"));
     if !env.iter().any(|e| e.starts_with("HOME=")) {
         env.push(&home);
@@ -206,8 +291,15 @@ fn environment(job: &Job, identity: &Identity) -> ExecVector {
 }
 
 /// Groups, user, working directory, capabilities, and the filter as late as it can be loaded.
-fn drop_privileges(job: &Job, identity: &Identity, filter: &[u8], cwd: &OwnedFd) -> Result<(), Failure> {
-    let process = &job.process;
+fn drop_privileges<S: Finish>(
+    process: &Process,
+    identity: &Identity,
+    filter: &[u8],
+    cwd: &OwnedFd,
+    steps: &mut S,
+) -> Result<(), Failure> {
+    // Until the exec, nothing in the container looks into this process, which has the runtime's program and descriptors.
+    sys::set_undumpable().map_err(|e| Failure::errno("user", "hiding the runtime's process", e))?;
     caps::drop_bounding(process.caps.bounding)?;
     let fail = |what: &'static str| move |e: Errno| Failure::errno("user", what, e);
     let keep = identity.uid != 0;
@@ -229,26 +321,21 @@ fn drop_privileges(job: &Job, identity: &Identity, filter: &[u8], cwd: &OwnedFd)
         let text = format!("{}: {}", process.cwd, std::io::Error::from(e));
         Failure { errno: e.raw_os_error(), ..Failure::new("working directory", FailureKind::BadCwd, text) }
     })?;
-    let load = || {
-        if filter.is_empty() {
-            return Ok(());
-        }
-        sys::seccomp(filter).map_err(|e| Failure::errno("seccomp", "loading the filter", e))
-    };
+    steps.before_confinement()?;
     if process.no_new_privileges {
         caps::apply(&process.caps)?;
         rustix::thread::set_no_new_privs(true)
             .map_err(|e| Failure::errno("no_new_privs", "setting it", e))?;
-        load()
+        steps.load(filter)
     } else {
         // Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes right after.
-        load()?;
+        steps.load(filter)?;
         caps::apply(&process.caps)
     }
 }
 
 /// The starter has written down who this is, and says go; when it is gone, so is this.
-fn wait_for_go(control: &OwnedFd) -> Result<(), Failure> {
+pub(crate) fn wait_for_go(control: &OwnedFd) -> Result<(), Failure> {
     let mut byte = [0u8; 1];
     loop {
         match rustix::io::read(control, &mut byte) {
@@ -261,7 +348,7 @@ fn wait_for_go(control: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// Looks the command up as `execvp(3)` does, inside the root and as the container's user.
-fn exec(job: &Job, args: &ExecVector, env: &ExecVector) -> Failure {
+fn exec(process: &Process, args: &ExecVector, env: &ExecVector) -> Failure {
     let Some(command) = args.first() else {
         return Failure::new("exec", FailureKind::CommandNotFound, "there is no command");
     };
@@ -270,7 +357,7 @@ fn exec(job: &Job, args: &ExecVector, env: &ExecVector) -> Failure {
         let e = sys::execve(command, args, env);
         return explain(&name, &name, &e);
     }
-    let path = job.process.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = process.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut denied: Option<Failure> = None;
     for dir in path.split(':') {
         let candidate = if dir.is_empty() { format!("./{name}") } else { format!("{dir}/{name}") };

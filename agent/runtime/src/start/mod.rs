@@ -7,7 +7,7 @@
 //!                                               └─► execve(stower-shim)
 //! ```
 
-mod init;
+pub(crate) mod init;
 pub(crate) use init::write_existing;
 pub mod starter;
 pub(crate) mod sys;

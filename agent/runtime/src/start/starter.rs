@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitIdOptions};
 
-use super::init::{self, Ends};
+use super::init::{self, Agent, Ends};
 use super::sys::{self, Cloned, ExecVector, SignalMask};
 use super::wire::{self, Answer};
 use crate::error::Failure;
@@ -129,7 +129,7 @@ fn prepare(job: &Job) -> Result<Prepared, Failure> {
 }
 
 /// A socket's address holds 108 bytes; the path through the descriptor is always short enough.
-fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
+pub(crate) fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
     let fail = |e: rustix::io::Errno| Failure::errno("starter", "making the shim's socket", e);
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -165,7 +165,7 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
             sys::default_signals();
             let ends =
                 Ends { control: &inner, stdout: &prepared.stdout.1, stderr: &prepared.stderr.1, join: &join };
-            let failure = init::run(job, filter, blocks, &ends);
+            let failure = init::run(job, filter, &mut Agent { ends, blocks, stdin: None });
             if let Ok(bytes) = serde_json::to_vec(&failure) {
                 let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
             }
@@ -192,7 +192,7 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
 }
 
 /// The flags of the clone, and the namespaces to join after it. A pid namespace is entered by the clone itself.
-fn namespaces(job: &Job) -> Result<(i32, Vec<(NamespaceKind, OwnedFd)>), Failure> {
+pub(crate) fn namespaces(job: &Job) -> Result<(i32, Vec<(NamespaceKind, OwnedFd)>), Failure> {
     let mut flags = 0;
     let mut join = Vec::new();
     for namespace in &job.namespaces {
@@ -251,7 +251,7 @@ fn write_record(
 }
 
 /// End of file is the exec; a message is a failure before it.
-fn outcome(control: BorrowedFd<'_>) -> Result<(), Failure> {
+pub(crate) fn outcome(control: BorrowedFd<'_>) -> Result<(), Failure> {
     let mut bytes = vec![0u8; 64 * 1024];
     let mut reset = false;
     let len = loop {
@@ -280,7 +280,7 @@ fn outcome(control: BorrowedFd<'_>) -> Result<(), Failure> {
     }))
 }
 
-fn kill(pidfd: &OwnedFd) {
+pub(crate) fn kill(pidfd: &OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }
@@ -339,7 +339,7 @@ fn become_shim(job: &Job, prepared: Prepared, init_pid: u32, pidfd: &OwnedFd, st
 }
 
 /// The time for people, with nanoseconds.
-fn rfc3339_now() -> String {
+pub(crate) fn rfc3339_now() -> String {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let secs = u64::try_from(now.tv_sec).unwrap_or(0);
     let text = shim::time::rfc3339(secs, u32::try_from(now.tv_nsec).unwrap_or(0));

@@ -98,6 +98,114 @@ pub(crate) fn mount_setattr(
     Ok(())
 }
 
+/// Gives a detached mount, or all of a tree, the ids of a user namespace.
+#[cfg(feature = "cli")]
+pub(crate) fn mount_idmap(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        attr_set: u64,
+        attr_clr: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    const IDMAP: u64 = 0x10_0000;
+    const AT_RECURSIVE: libc::c_int = 0x8000;
+    let userns_fd = u64::from(namespace.as_raw_fd().cast_unsigned());
+    let attr = MountAttr { attr_set: IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, the structure lives through the call and has the size given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// What `sched_setattr(2)` takes.
+#[cfg(feature = "cli")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SchedAttr {
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// Sets the scheduling of this thread.
+#[cfg(feature = "cli")]
+pub(crate) fn sched_setattr(attr: &SchedAttr) -> io::Result<()> {
+    // linux/sched/types.h, the first version of the structure.
+    #[repr(C)]
+    struct Raw {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let raw = Raw {
+        size: 48,
+        policy: attr.policy,
+        flags: attr.flags,
+        nice: attr.nice,
+        priority: attr.priority,
+        runtime: attr.runtime,
+        deadline: attr.deadline,
+        period: attr.period,
+    };
+    // SAFETY: the structure lives through the call and says its own size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) })?;
+    Ok(())
+}
+
+/// Sets the I/O priority of this process.
+#[cfg(feature = "cli")]
+pub(crate) fn ioprio_set(value: i32) -> io::Result<()> {
+    const WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: only numbers are passed.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) })?;
+    Ok(())
+}
+
+/// Gives this process a session keyring of its own, named so in `/proc/keys`. A kernel without keys has nothing to share.
+#[cfg(feature = "cli")]
+pub(crate) fn new_session_keyring(name: &CStr) -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the name is a C string that lives through the call.
+    match check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) }) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Leaves namespaces for new ones. The caller has one thread.
+#[cfg(feature = "cli")]
+pub(crate) fn unshare(flags: i32) -> io::Result<()> {
+    // SAFETY: the callers pass flags of namespaces only, which concern no memory and no descriptors.
+    check(libc::c_long::from(unsafe { libc::unshare(flags) }))?;
+    Ok(())
+}
+
+/// Enters several namespaces of a process at once (5.8 and later). The caller has one thread.
+#[cfg(feature = "cli")]
+pub(crate) fn enter_namespaces_of(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
+    // SAFETY: only numbers are passed; `setns` concerns no memory.
+    check(libc::c_long::from(unsafe { libc::setns(pidfd.as_raw_fd(), flags) }))?;
+    Ok(())
+}
+
 /// Closes every descriptor from `first` on.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: only numbers are passed. The callers hold no descriptor from `first` on that they use again.
@@ -123,15 +231,24 @@ pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Loads a filter of classic BPF instructions. Needs `no_new_privs` or `CAP_SYS_ADMIN`.
-pub(crate) fn seccomp(filter: &[u8]) -> io::Result<()> {
+/// Loads a filter of classic BPF instructions. Needs `no_new_privs` or `CAP_SYS_ADMIN`. The result is a descriptor if the
+/// flags ask for a listener, else 0.
+pub(crate) fn seccomp(filter: &[u8], flags: u64) -> io::Result<i32> {
     const SECCOMP_SET_MODE_FILTER: libc::c_int = 1;
     let len = u16::try_from(filter.len() / 8)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the filter has too many instructions"))?;
     let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut().cast() };
     // SAFETY: the kernel reads `len` instructions of eight bytes and needs no alignment to copy them; it writes nothing.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const program) })?;
-    Ok(())
+    let result = check(unsafe {
+        libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    })?;
+    i32::try_from(result).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Takes this process out of the reach of others with the same ids, until its next exec.
+pub(crate) fn set_undumpable() -> io::Result<()> {
+    use rustix::process::DumpableBehavior;
+    Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Sets the execution domain.
@@ -250,6 +367,25 @@ pub(crate) fn signal_mask(mask: SignalMask) -> io::Result<()> {
     };
     check(libc::c_long::from(result))?;
     Ok(())
+}
+
+/// Blocks every signal that can be blocked, and gives them as a descriptor.
+#[cfg(feature = "cli")]
+pub(crate) fn signal_fd() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by sigfillset before it is read; the calls read it only.
+    let fd = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        check(libc::c_long::from(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &raw const set,
+            std::ptr::null_mut(),
+        )))?;
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC)
+    };
+    check(libc::c_long::from(fd))?;
+    // SAFETY: the kernel has returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Which signals are blocked.

@@ -1,0 +1,251 @@
+//! The OCI command line with real containers: what it does and leaves, and what the process inside sees.
+
+mod common;
+mod oci;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use oci::{Bundle, hook};
+use serde_json::json;
+
+#[test]
+fn root_a_container_goes_through_its_states_and_leaves_nothing() {
+    let b = Bundle::new(&["wait"]);
+    b.ok(&["create", "--bundle", b.path(), "--pid-file", &b.file("pid"), b.id()]);
+    let state = b.state();
+    assert_eq!((&state["status"], &state["bundle"]), (&json!("created"), &json!(b.path())));
+    assert_eq!(fs::read_to_string(b.file("pid")).unwrap(), state["pid"].to_string());
+    assert_eq!(fs::metadata(b.root()).unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(b.err(&["create", "--bundle", b.path(), b.id()]).contains("exists already"));
+    assert!(b.err(&["delete", b.id()]).contains("is created; kill it first"));
+
+    b.ok(&["start", b.id()]);
+    assert_eq!(b.state()["status"], "running");
+    assert!(b.err(&["start", b.id()]).contains("only one that is created can be started"));
+    assert!(b.err(&["delete", b.id()]).contains("is running"));
+    assert_eq!(b.state()["status"], "running", "a refused command changes nothing");
+
+    b.ok(&["kill", b.id(), "KILL"]);
+    b.until_stopped();
+    assert!(b.err(&["kill", b.id(), "KILL"]).contains("container not running"));
+    assert!(b.err(&["start", b.id()]).contains("is stopped"));
+    b.ok(&["delete", b.id()]);
+    assert!(b.err(&["state", b.id()]).contains("container does not exist"));
+    b.assert_nothing_left();
+}
+
+#[test]
+fn root_a_failed_create_leaves_nothing_and_says_why() {
+    for (change, problem) in [
+        (json!({ "/ociVersion": "2.0.0" }), "ociVersion: not supported"),
+        (json!({ "/ociVersion": "next" }), "`next` is no version"),
+        (json!({ "/process/args": [] }), "there is no command"),
+        (json!({ "/process/cwd": "/bin/probe" }), "/bin/probe is not a directory"),
+        (json!({ "/linux/intelRdt": { "closID": "x" } }), "linux.intelRdt: not supported"),
+        (json!({ "/linux/cgroupsPath": "/a/../b" }), "has `..` in it"),
+        (json!({ "/process/apparmorProfile": "x" }), "runs without AppArmor"),
+        (json!({ "/process/selinuxLabel": "x" }), "runs without SELinux"),
+        (json!({ "/linux/mountLabel": "x" }), "runs without SELinux"),
+        (json!({ "/linux/timeOffsets": { "boottime": { "secs": 1 } } }), "needs a new time namespace"),
+        (json!({ "/linux/resources": { "unified": { "../x": "1" } } }), "cannot be a name"),
+    ] {
+        let mut b = Bundle::new(&["wait"]);
+        for (pointer, value) in change.as_object().unwrap() {
+            b.set(pointer, value.clone());
+        }
+        let said = b.err(&["create", "--bundle", b.path(), b.id()]);
+        assert!(said.contains(problem), "{problem}: {said}");
+        b.assert_nothing_left();
+    }
+}
+
+#[test]
+fn root_a_command_that_is_not_there_fails_the_start_by_its_name() {
+    let mut b = Bundle::new(&[]);
+    b.set("/process/args", json!(["nothing-here"]));
+    b.ok(&["create", "--bundle", b.path(), b.id()]);
+    let said = b.err(&["start", b.id()]);
+    assert!(said.contains("nothing-here") && said.contains("executable file not found in $PATH"), "{said}");
+    b.until_stopped();
+    b.ok(&["delete", b.id()]);
+    b.assert_nothing_left();
+    let run = b.command(&["run", "--bundle", b.path(), b.id()]);
+    assert_eq!(run.status.code(), Some(127));
+    b.assert_nothing_left();
+}
+
+#[test]
+fn root_run_gives_the_exit_code_and_deletes() {
+    let b = Bundle::new(&["exit:7"]);
+    assert_eq!(b.command(&["run", "--bundle", b.path(), b.id()]).status.code(), Some(7));
+    b.assert_nothing_left();
+    let b = Bundle::new(&["raise:9"]);
+    let code = b.command(&["run", "--bundle", b.path(), b.id()]).status.code();
+    assert!(code == Some(137) || code == Some(0), "the first process of a namespace may ignore it: {code:?}");
+}
+
+#[test]
+fn root_hooks_run_in_order_and_get_the_state() {
+    let mut b = Bundle::new(&["mkdir:/ran"]);
+    let log = b.file("hooks");
+    let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    for kind in kinds {
+        b.set(&format!("/hooks/{kind}"), json!([hook(&format!("printf '{kind} '; cat; echo"), &log)]));
+    }
+    b.ok(&["create", "--bundle", b.path(), b.id()]);
+    let pid = b.state()["pid"].clone();
+    assert!(!b.rootfs().join("ran").exists());
+    b.ok(&["start", b.id()]);
+    b.until_stopped();
+    b.ok(&["delete", b.id()]);
+    let text = fs::read_to_string(&log).unwrap();
+    let seen: Vec<(&str, serde_json::Value)> = text
+        .lines()
+        .map(|l| l.split_once(' ').unwrap())
+        .map(|(kind, state)| (kind, serde_json::from_str(state).unwrap()))
+        .collect();
+    assert_eq!(seen.iter().map(|(k, _)| *k).collect::<Vec<_>>(), kinds);
+    let statuses: Vec<_> = seen.iter().map(|(_, s)| s["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["created", "creating", "creating", "running", "stopped"]);
+    for (kind, state) in &seen {
+        let expected = if *kind == "poststop" { json!(0) } else { pid.clone() };
+        assert_eq!((&state["id"], &state["pid"]), (&json!(b.id()), &expected), "{kind}");
+    }
+    b.assert_nothing_left();
+}
+
+#[test]
+fn root_a_hook_that_fails_or_hangs_fails_the_create() {
+    for (script, timeout, problem) in
+        [("echo no luck; exit 3", 60, "no luck"), ("exec sleep 600", 1, "time-out")]
+    {
+        let mut b = Bundle::new(&["wait"]);
+        let mut bad = hook(script, "/dev/stdout");
+        bad["timeout"] = json!(timeout);
+        b.set("/hooks/createRuntime", json!([bad]));
+        let said = b.err(&["create", "--bundle", b.path(), b.id()]);
+        assert!(said.contains("createRuntime hook") && said.contains(problem), "{said}");
+        b.assert_nothing_left();
+    }
+}
+
+#[test]
+fn root_user_namespaces_map_the_container_and_mounts_map_their_own_ids() {
+    let mut b =
+        Bundle::new(&["cat:/proc/self/uid_map", "id", "stat:/dev/null", "write:/dev/null", "stat:/mnt/f"]);
+    b.with_user_namespace(100_000);
+    // Whoever is root in there makes the places of the mounts.
+    std::os::unix::fs::chown(b.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    let shared = b.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("f"), "x").unwrap();
+    b.push(
+        "/mounts",
+        json!({
+            "destination": "/mnt", "type": "bind", "source": shared, "options": ["rbind", "ro", "idmap"],
+        }),
+    );
+    let a = b.run();
+    assert_eq!(
+        a.one("cat:/proc/self/uid_map").split_whitespace().collect::<Vec<_>>(),
+        ["0", "100000", "65536"]
+    );
+    assert_eq!(a.one("id"), "0 0 0");
+    assert!(a.one("stat:/dev/null").ends_with("rdev 1:3"), "{}", a.one("stat:/dev/null"));
+    assert_eq!(a.one("write:/dev/null"), "ok");
+    assert!(a.one("stat:/mnt/f").contains(" 0:0 "), "root's file, mapped: {}", a.one("stat:/mnt/f"));
+    b.assert_nothing_left();
+}
+
+#[test]
+fn root_time_offsets_move_the_clock_of_the_container_alone() {
+    let mut b = Bundle::new(&["cat:/proc/uptime"]);
+    b.push("/linux/namespaces", json!({ "type": "time" }));
+    b.set("/linux/timeOffsets", json!({ "boottime": { "secs": 100_000_000, "nanosecs": 5 } }));
+    let a = b.run();
+    let seconds: f64 = a.one("cat:/proc/uptime").split(' ').next().unwrap().parse().unwrap();
+    assert!(seconds > 100_000_000.0, "{seconds}");
+}
+
+#[test]
+fn root_a_filter_of_the_specification_is_loaded_for_run_and_exec() {
+    for no_new_privileges in [false, true] {
+        let mut b = Bundle::new(&["wait"]);
+        b.set("/process/noNewPrivileges", json!(no_new_privileges));
+        b.set(
+            "/linux/seccomp",
+            json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+                "syscalls": [
+                    { "names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95 },
+                    { "names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 93,
+                      "args": [{ "index": 0, "value": 2, "op": "SCMP_CMP_EQ" }] },
+                ],
+            }),
+        );
+        b.ok(&["create", "--bundle", b.path(), b.id()]);
+        b.ok(&["start", b.id()]);
+        let a = b.exec(&[], &["call:unshare_files", "call:af_inet", "call:af_unix", "cat:/proc/self/status"]);
+        assert_eq!(a.one("call:unshare_files"), "95");
+        assert_eq!((a.one("call:af_inet"), a.one("call:af_unix")), ("93", "ok"));
+        let status = a.all("cat:/proc/self/status");
+        assert!(
+            status.contains("Seccomp:\t2")
+                && status.contains(&format!("NoNewPrivs:\t{}", u8::from(no_new_privileges)))
+        );
+        b.ok(&["delete", "--force", b.id()]);
+        b.assert_nothing_left();
+    }
+}
+
+#[test]
+fn root_an_executed_process_has_the_containers_whole_confinement() {
+    let mut b = Bundle::new(&["wait"]);
+    b.set("/process/oomScoreAdj", json!(321));
+    b.set("/process/rlimits", json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 77 }]));
+    b.ok(&["create", "--bundle", b.path(), b.id()]);
+    b.ok(&["start", b.id()]);
+    let a = b.exec(
+        &["--user", "1000:1001", "--env", "A=b", "--cwd", "/bin"],
+        &[
+            "id",
+            "env",
+            "cwd",
+            "cat:/proc/self/status",
+            "cat:/proc/self/oom_score_adj",
+            "cat:/proc/self/limits",
+            "ls:/proc/self/fd",
+            "cat:/proc/self/cgroup",
+            "call:newuser",
+        ],
+    );
+    assert_eq!(a.one("id"), "1000 1001 1001");
+    assert!(a.all("env").contains("A=b"));
+    assert_eq!(a.one("cwd"), "/bin");
+    assert!(a.all("cat:/proc/self/status").contains("CapBnd:\t00000000a80425fb"));
+    assert!(a.all("cat:/proc/self/status").contains("CapEff:\t0000000000000000"));
+    assert_eq!(a.one("cat:/proc/self/oom_score_adj"), "321");
+    assert!(
+        a.all("cat:/proc/self/limits").lines().any(|l| l.starts_with("Max open files") && l.contains("77"))
+    );
+    assert_eq!(a.one("ls:/proc/self/fd"), "0 1 2 3", "the last is the directory itself");
+    assert!(
+        a.all("cat:/proc/self/cgroup").lines().all(|l| l.ends_with(":/")),
+        "{}",
+        a.all("cat:/proc/self/cgroup")
+    );
+    assert!(b.err(&["exec", "--user", "1x", b.id(), "/bin/probe"]).contains("no user id"));
+    assert!(b.err(&["exec", "--user", "4294967296", b.id(), "/bin/probe"]).contains("no user id"));
+    assert_eq!(b.command(&["exec", b.id(), "/bin/probe", "exit:9"]).status.code(), Some(9));
+    b.ok(&["pause", b.id()]);
+    assert_eq!(b.state()["status"], "paused");
+    assert!(b.err(&["exec", b.id(), "/bin/probe"]).contains("which is paused"));
+    b.ok(&["resume", b.id()]);
+    b.ok(&["kill", b.id(), "SIGKILL"]);
+    b.until_stopped();
+    assert!(b.err(&["exec", b.id(), "/bin/probe"]).contains("which is stopped"));
+    b.ok(&["delete", b.id()]);
+    b.assert_nothing_left();
+}
