@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use stower_storage::CapacityKind;
+use stower_storage::{CapacityKind, UnpackLimits};
 
 use crate::paths::Paths;
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub volume_capacity: CapacityKind,
     /// Registries (`HOST:PORT`) that are spoken to by plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// How much one layer of an image may ask for when it is unpacked.
+    pub unpack_limits: UnpackLimits,
     /// How many containers may be starting at once.
     pub start_concurrency: usize,
     /// Whether an empty manifests directory is proof that nothing is declared.
@@ -86,7 +88,22 @@ struct FileConfig {
     start_concurrency: Option<usize>,
     allow_empty: Option<bool>,
     cgroup_parent: Option<String>,
+    images: Images,
     logging: Logging,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Images {
+    unpack: Unpack,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Unpack {
+    max_size: Option<String>,
+    max_ratio: Option<u64>,
+    max_entries: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -189,6 +206,7 @@ impl Config {
         if log_max_files < 2 {
             return Err(value("logging.maxFiles", "must be at least 2".into()));
         }
+        let unpack_limits = unpack_limits(&file.images.unpack)?;
         let mut insecure_registries = file.insecure_registries;
         insecure_registries.extend(flags.insecure_registries);
         Ok(Self {
@@ -201,6 +219,7 @@ impl Config {
             storage_opts,
             volume_capacity,
             insecure_registries,
+            unpack_limits,
             start_concurrency,
             allow_empty: flags.allow_empty || file.allow_empty.unwrap_or(false),
             cgroup_parent: file.cgroup_parent,
@@ -210,11 +229,38 @@ impl Config {
     }
 }
 
+/// The defaults, with what the file says.
+fn unpack_limits(file: &Unpack) -> Result<UnpackLimits, ConfigError> {
+    let value = |field, message| Err(ConfigError::Value { field, message });
+    let mut limits = UnpackLimits::default();
+    if let Some(text) = &file.max_size {
+        match bytes(text).filter(|size| *size >= 1 << 20) {
+            Some(size) => limits.max_bytes = size,
+            None => {
+                let message = format!("{text:?} is not a size of at least 1Mi, such as 64Gi");
+                return value("images.unpack.maxSize", message);
+            }
+        }
+    }
+    match file.max_ratio {
+        None => {}
+        // What is compressed at all can be twice as large.
+        Some(0 | 1) => return value("images.unpack.maxRatio", "must be at least 2".into()),
+        Some(ratio) => limits.max_ratio = ratio,
+    }
+    match file.max_entries {
+        None => {}
+        Some(0) => return value("images.unpack.maxEntries", "must be at least 1".into()),
+        Some(entries) => limits.max_entries = entries,
+    }
+    Ok(limits)
+}
+
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
-/// A size with the binary suffixes of Kubernetes (`Ki`, `Mi`, `Gi`) or none.
+/// A size with the binary suffixes of Kubernetes (`Ki`, `Mi`, `Gi`, `Ti`) or none.
 fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
@@ -222,6 +268,7 @@ fn bytes(text: &str) -> Option<u64> {
         "Ki" => 10,
         "Mi" => 20,
         "Gi" => 30,
+        "Ti" => 40,
         _ => return None,
     };
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
@@ -279,9 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_layer_may_ask_for_is_set_by_the_file() {
+        let limits = |text| with_file(text, Flags::default()).map(|config| config.unpack_limits);
+        let default = UnpackLimits::default();
+        assert_eq!(limits("").unwrap(), default);
+        assert_eq!(limits("images: {unpack: {maxSize: 1Ti}}").unwrap().max_bytes, 1 << 40);
+        let set = limits("images:\n  unpack: {maxSize: 2Gi, maxRatio: 20, maxEntries: 1000}\n").unwrap();
+        let expected = UnpackLimits { max_bytes: 2 << 30, max_ratio: 20, max_entries: 1000, ..default };
+        assert_eq!(set, expected);
+    }
+
+    #[test]
     fn an_unknown_field_is_refused_by_name() {
         let error = with_file("dataroot: /x\n", Flags::default()).unwrap_err().to_string();
         assert!(error.contains("dataroot"), "{error}");
+        for text in
+            ["images: {unpak: {}}", "images: {unpack: {maxFiles: 3}}", "images: {unpack: {maxRatio: -1}}"]
+        {
+            assert!(with_file(text, Flags::default()).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -300,6 +363,16 @@ mod tests {
                 "logging.maxSize: \"10MB\" is not a size of at least 4Ki, such as 10Mi",
             ),
             ("storageOpts: [size]", "storage-opt: \"size\" is not KEY=VALUE"),
+            (
+                "images: {unpack: {maxSize: 10GB}}",
+                "images.unpack.maxSize: \"10GB\" is not a size of at least 1Mi, such as 64Gi",
+            ),
+            (
+                "images: {unpack: {maxSize: 1Ki}}",
+                "images.unpack.maxSize: \"1Ki\" is not a size of at least 1Mi, such as 64Gi",
+            ),
+            ("images: {unpack: {maxRatio: 1}}", "images.unpack.maxRatio: must be at least 2"),
+            ("images: {unpack: {maxEntries: 0}}", "images.unpack.maxEntries: must be at least 1"),
         ] {
             assert_eq!(with_file(text, Flags::default()).unwrap_err().to_string(), want);
         }

@@ -38,6 +38,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     options.driver = config.storage_driver.clone();
     options.driver_options = config.storage_opts.clone();
     options.registry.insecure = config.insecure_registries.clone();
+    options.unpack_limits = config.unpack_limits.clone();
     let storage = stower_storage::Storage::open(options)?;
     let cgroups = stower_runtime::cgroup::Cgroups::detect(
         &instance,

@@ -223,6 +223,29 @@ fn a_truncated_blob_is_refused() -> Result<()> {
 }
 
 #[test]
+fn what_an_image_may_take_is_configured() -> Result<()> {
+    let node = TestNode::builder().no_registry().build()?;
+    let file = node.folder().join("config.yaml");
+    let layout = catalog::busybox()?.layout;
+    let layout = layout.to_str().context("odd path")?;
+    let name = "example.org/bounded:1";
+    let config = file.to_str().context("odd path")?;
+    for (unpack, word) in
+        [("maxEntries: 3", "limit of 3 entries"), ("maxSize: 1Mi", "limit of 1048576 bytes")]
+    {
+        fs::write(&file, format!("images:\n  unpack:\n    {unpack}\n"))?;
+        let node = TestNode::builder().no_registry().args(&["--config", config]).start()?;
+        let said = node.refused(["image", "import", layout, name])?;
+        ensure!(said.contains(word) && said.contains("configured"), "{said}");
+        ensure!(node.ok(["images", "-q"])?.trim().is_empty(), "an image that was refused is listed");
+    }
+    fs::write(&file, "images: {unpack: {maxEntries: 100000, maxSize: 1Gi, maxRatio: 100}}\n")?;
+    let node = TestNode::builder().no_registry().args(&["--config", config]).start()?;
+    node.ok(["image", "import", layout, name])?;
+    Ok(())
+}
+
+#[test]
 fn a_cut_download_is_taken_up_again() -> Result<()> {
     let catalog = Catalog::get()?;
     let reference = catalog.reference(catalog::payload)?;

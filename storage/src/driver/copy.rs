@@ -21,6 +21,9 @@ pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     level(from, to, &mut Vec::new(), root, &mut linked)
 }
 
+/// Far deeper than any layer can make it; each level takes two descriptors, and room on the stack.
+const MAX_DEPTH: usize = 300;
+
 fn level(
     from: &OwnedFd,
     to: &OwnedFd,
@@ -36,6 +39,9 @@ fn level(
         }
         path.extend_from_slice(name.to_bytes());
         if kind(&stat) == FileType::Directory {
+            if path.iter().filter(|byte| **byte == b'/').count() >= MAX_DEPTH {
+                return Err(io::Error::other("directories are too deep to be copied"));
+            }
             fs::mkdirat(to, &name, Mode::RWXU)?;
             let inner_from = fs::openat(from, &name, READ_DIR, Mode::empty())?;
             let inner_to = fs::openat(to, &name, READ_DIR, Mode::empty())?;

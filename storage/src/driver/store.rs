@@ -11,7 +11,6 @@
 //! record is one that was not yet on disk for sure, and start-up removes it.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -440,36 +439,67 @@ pub(crate) fn usage(root: &Path) -> Result<Usage, DriverError> {
     usage_of(open_dir(root)?, root)
 }
 
-/// The same of a tree that is open; `root` is for messages.
+/// The same of a tree that is open; `root` is for messages. Two descriptors are open at a time, however many directories
+/// there are and however deep; of what is moved elsewhere meanwhile the rest is not counted.
 pub(crate) fn usage_of(dir: OwnedFd, root: &Path) -> Result<Usage, DriverError> {
+    const INTO: OFlags =
+        OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
     let mut usage = Usage::default();
     let mut seen = std::collections::HashSet::new();
-    let mut todo = vec![dir];
-    while let Some(dir) = todo.pop() {
-        let stat = rustix::fs::fstat(&dir).map_err(DriverError::io("look at", root))?;
-        add(&mut usage, &stat);
-        for name in names(&dir).map_err(DriverError::io("list", root))? {
-            let io =
-                |error: Errno| -> DriverError { DriverError::io("look at", root)(io::Error::from(error)) };
-            let stat = match crate::layer::stat(&dir, name.to_bytes()) {
-                Ok(stat) => stat,
-                // Whoever runs in it removes things meanwhile.
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(io(error)),
-            };
-            if crate::layer::kind(&stat) == rustix::fs::FileType::Directory {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                match rustix::fs::openat(&dir, &name, flags, Mode::empty()) {
-                    Ok(inner) => todo.push(inner),
-                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                    Err(error) => return Err(io(error)),
+    let mut at = dir;
+    let mut above: Vec<((u64, u64), Vec<std::ffi::CString>)> = Vec::new();
+    let mut here = count(&at, &mut usage, &mut seen, root)?;
+    loop {
+        if let Some(name) = here.1.pop() {
+            match rustix::fs::openat(&at, &name, INTO, Mode::empty()) {
+                Ok(inner) => {
+                    let below = count(&inner, &mut usage, &mut seen, root)?;
+                    above.push(std::mem::replace(&mut here, below));
+                    at = inner;
                 }
-            } else if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) {
-                add(&mut usage, &stat);
+                // Whoever runs in it removes things meanwhile.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => return Err(DriverError::io("look at", root)(error)),
             }
+            continue;
+        }
+        let Some(up) = above.pop() else { return Ok(usage) };
+        at = match rustix::fs::openat(&at, "..", INTO, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(usage),
+            Err(error) => return Err(DriverError::io("look at", root)(error)),
+        };
+        let stat = rustix::fs::fstat(&at).map_err(DriverError::io("look at", root))?;
+        if (stat.st_dev, stat.st_ino) != up.0 {
+            return Ok(usage);
+        }
+        here = up;
+    }
+}
+
+/// Adds a directory and what is in it; gives its identity and the directories in it.
+fn count(
+    dir: &OwnedFd,
+    usage: &mut Usage,
+    seen: &mut std::collections::HashSet<(u64, u64)>,
+    root: &Path,
+) -> Result<((u64, u64), Vec<std::ffi::CString>), DriverError> {
+    let own = rustix::fs::fstat(dir).map_err(DriverError::io("look at", root))?;
+    add(usage, &own);
+    let mut dirs = Vec::new();
+    for name in names(dir).map_err(DriverError::io("list", root))? {
+        let stat = match crate::layer::stat(dir, name.to_bytes()) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(DriverError::io("look at", root)(error)),
+        };
+        if crate::layer::kind(&stat) == rustix::fs::FileType::Directory {
+            dirs.push(name);
+        } else if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) {
+            add(usage, &stat);
         }
     }
-    Ok(usage)
+    Ok(((own.st_dev, own.st_ino), dirs))
 }
 
 fn add(usage: &mut Usage, stat: &rustix::fs::Stat) {

@@ -34,7 +34,7 @@ pub enum LayerError {
         what: &'static str,
     },
     /// More than [`UnpackLimits`](super::UnpackLimits) allows.
-    #[error("layer exceeds the limit of {limit} {what}")]
+    #[error("layer exceeds the limit of {limit} {what}; a node can be configured to take more")]
     Limit {
         /// Of what.
         what: &'static str,

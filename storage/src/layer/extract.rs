@@ -8,12 +8,14 @@ use std::rc::Rc;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::fs::{is_whiteout, kind, look, names, open_dir, os, read_dir_beneath, remove_all, stamps};
+use super::books::{Books, DirState, Origin};
+use super::fs::{is_whiteout, kind, look, names, open_dir, os, read_dir_beneath, stamps};
 use super::meta::Meta;
 use super::path::{Leaf, components, split};
+use super::remove::remove_all;
 use super::resolve::Dir;
 use super::stream::Stream;
-use super::tar::{Entry, Kind, Reader, Segment, Source, Time};
+use super::tar::{Entry, Kind, Reader, Segment, Source};
 use super::{LayerError, UnpackLimits};
 
 const NO_TARGET: &str = "its hard link target is not there";
@@ -25,36 +27,6 @@ pub(super) enum Way {
     Onto,
     /// Into an empty directory; whiteouts become overlayfs's own.
     Apart,
-}
-
-/// What is known of a directory that this layer has to do with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DirState {
-    pub(super) origin: Origin,
-    /// Nothing that lower layers have in it shows.
-    pub(super) opaque: bool,
-    /// Nothing of a lower directory of this path counts, its owner and mode neither.
-    pub(super) detached: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// The layer has an entry for it.
-    Explicit(Meta),
-    /// It was there, with this time of modification.
-    Touched(Time),
-    /// Made because something lies in it.
-    Made,
-}
-
-impl DirState {
-    pub(super) fn touched(time: Time) -> Self {
-        Self { origin: Origin::Touched(time), opaque: false, detached: false }
-    }
-
-    pub(super) fn made() -> Self {
-        Self { origin: Origin::Made, opaque: false, detached: false }
-    }
 }
 
 /// A layer that was unpacked apart, or why it cannot be.
@@ -77,14 +49,9 @@ pub(crate) struct Unfinished {
 pub(super) struct Extractor<'a> {
     pub(super) root: Rc<Dir>,
     pub(super) way: Way,
-    limits: &'a UnpackLimits,
-    pub(super) dirs: BTreeMap<Vec<u8>, DirState>,
+    pub(super) limits: &'a UnpackLimits,
+    pub(super) books: Books<'a>,
     pub(super) cache: HashMap<Vec<u8>, Rc<Dir>>,
-    /// Apart only: whiteouts that stand in the tree.
-    whiteouts: BTreeSet<Vec<u8>>,
-    /// Apart only: every path at which a directory was ever implied. If a lower layer has a link there, all of it was
-    /// resolved wrongly.
-    pub(super) implied: BTreeSet<Vec<u8>>,
     /// Onto only: hashes of the paths of what this layer made; its whiteouts do not reach them (OCI image
     /// specification, layer.md: whiteouts apply to lower layers only).
     own: HashSet<u64>,
@@ -125,7 +92,7 @@ pub(crate) fn apply_apart(
     }
     stream.verify()?;
     extractor.settle()?;
-    let Extractor { dirs, whiteouts, implied, .. } = extractor;
+    let Books { dirs, whiteouts, implied, .. } = extractor.books;
     Ok(Apart::Done(Unfinished { dirs, whiteouts, implied }))
 }
 
@@ -135,10 +102,8 @@ impl<'a> Extractor<'a> {
             root: Rc::new(Dir { fd: root, path: Vec::new(), inherits: way == Way::Onto }),
             way,
             limits,
-            dirs: BTreeMap::from([(Vec::new(), state)]),
+            books: Books::new(state, limits),
             cache: HashMap::new(),
-            whiteouts: BTreeSet::new(),
-            implied: BTreeSet::new(),
             own: HashSet::new(),
             hasher: RandomState::new(),
             needs_parent: false,
@@ -147,13 +112,9 @@ impl<'a> Extractor<'a> {
 
     pub(super) fn run<S: Source>(&mut self, source: &mut S) -> Result<(), LayerError> {
         let mut reader = Reader::new(source, self.limits);
-        let mut entries = 0u64;
         let mut bytes = 0u64;
         while let Some(entry) = reader.next()? {
-            entries += 1;
-            if entries > self.limits.max_entries {
-                return Err(LayerError::Limit { what: "entries", limit: self.limits.max_entries });
-            }
+            self.books.count()?;
             // Holes count too: they cost nothing here and everything to whoever copies the file.
             bytes = bytes.saturating_add(entry.size);
             if bytes > self.limits.max_bytes {
@@ -177,13 +138,7 @@ impl<'a> Extractor<'a> {
         let parts = components(path, self.limits)?;
         let (parent, leaf) = split(path, &parts)?;
         match leaf {
-            Leaf::Root if entry.kind == Kind::Directory => {
-                let meta = Meta::of(entry)?;
-                if let Some(state) = self.dirs.get_mut(&b""[..]) {
-                    state.origin = Origin::Explicit(meta);
-                }
-                Ok(())
-            }
+            Leaf::Root if entry.kind == Kind::Directory => self.books.describe(Vec::new(), Meta::of(entry)?),
             Leaf::Root => Err(LayerError::refused(path, "the root can only be a directory")),
             Leaf::Aufs => Ok(()),
             Leaf::Whiteout(_) | Leaf::Opaque if !matches!(entry.kind, Kind::Regular | Kind::Hardlink(_)) => {
@@ -322,8 +277,7 @@ impl<'a> Extractor<'a> {
             }
             made => made.map_err(|error| LayerError::io(path, "make the directory", error))?,
         }
-        let state = self.dirs.entry(full.clone()).or_insert_with(DirState::made);
-        state.origin = Origin::Explicit(meta);
+        self.books.describe(full.clone(), meta)?;
         if replaced {
             self.detach(&full);
         }
@@ -375,39 +329,14 @@ impl<'a> Extractor<'a> {
         match there.as_ref().map(kind) {
             None => return Ok(()),
             Some(FileType::Directory) => {
-                self.forget(&full);
+                self.books.forget(&full);
                 self.cache.clear();
             }
             Some(FileType::Symlink) => self.cache.clear(),
             Some(_) => {}
         }
-        self.whiteouts.remove(&full);
+        self.books.unmark(&full);
         remove_all(&dir.fd, name).map_err(|error| LayerError::io(path, "remove what it replaces", error))
-    }
-
-    /// The directory at `full` is gone.
-    fn forget(&mut self, full: &[u8]) {
-        self.dirs.remove(full);
-        let below = [full, b"/"].concat();
-        let gone: Vec<_> = self
-            .dirs
-            .range(below.clone()..)
-            .map(|(path, _)| path)
-            .take_while(|path| path.starts_with(&below))
-            .cloned()
-            .collect();
-        for path in gone {
-            self.dirs.remove(&path);
-        }
-        let gone: Vec<_> = self
-            .whiteouts
-            .range(below.clone()..)
-            .take_while(|path| path.starts_with(&below))
-            .cloned()
-            .collect();
-        for path in gone {
-            self.whiteouts.remove(&path);
-        }
     }
 
     fn owns(&mut self, full: &[u8]) {
@@ -425,7 +354,7 @@ impl<'a> Extractor<'a> {
             (Way::Apart, None) => {
                 fs::mknodat(&dir.fd, os(name), FileType::CharacterDevice, Mode::empty(), 0)
                     .map_err(|error| LayerError::io(path, "make a whiteout", error))?;
-                self.whiteouts.insert(full);
+                self.books.whiteout(full)?;
             }
             (Way::Apart, Some(_)) if is_dir => self.detach(&full),
             // A file of this layer hides what is below it anyway.
@@ -440,7 +369,7 @@ impl<'a> Extractor<'a> {
     fn opaque(&mut self, path: &[u8], dir: &Rc<Dir>) -> Result<(), LayerError> {
         match self.way {
             Way::Apart => {
-                if let Some(state) = self.dirs.get_mut(&dir.path) {
+                if let Some(state) = self.books.dirs.get_mut(&dir.path) {
                     state.opaque = true;
                 }
                 Ok(())
@@ -469,7 +398,7 @@ impl<'a> Extractor<'a> {
             return Ok(());
         }
         // A directory that this layer goes through stays, but has nothing from below any more.
-        match self.dirs.get_mut(full) {
+        match self.books.dirs.get_mut(full) {
             Some(state) => {
                 if let Origin::Touched(_) = state.origin {
                     state.origin = Origin::Made;
@@ -501,7 +430,7 @@ impl<'a> Extractor<'a> {
     /// Gives directories what could not stay right while things were made in them.
     fn settle(&mut self) -> Result<(), LayerError> {
         self.cache.clear();
-        for (path, state) in self.dirs.iter().rev() {
+        for (path, state) in self.books.dirs.iter().rev() {
             let io = |action| move |error: Errno| LayerError::io(path, action, error);
             let apart = self.way == Way::Apart;
             let plain = Meta::default();

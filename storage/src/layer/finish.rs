@@ -12,7 +12,8 @@ use rustix::fs::{self, AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
 use super::LayerError;
-use super::extract::{Origin, Unfinished};
+use super::books::Origin;
+use super::extract::Unfinished;
 use super::fs::{copy_dir_meta, kind, look, open_beneath, os, read_dir_beneath, stamps};
 use super::meta::Meta;
 

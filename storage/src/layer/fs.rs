@@ -93,55 +93,6 @@ pub(crate) fn names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
     Ok(out)
 }
 
-/// Removes `name` with all that is in it. That another removes it at the same time is no error.
-pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> Result<(), Errno> {
-    let dir = dir.as_fd();
-    match fs::unlinkat(dir, os(name), AtFlags::empty()) {
-        Err(Errno::ISDIR) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        other => return other,
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = match fs::openat(dir, os(name), flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(()),
-        other => other?,
-    };
-    // Depth is bounded by what the filesystem holds; a stack of names keeps it off ours.
-    let mut stack = vec![(inner, os(name).as_bytes().to_vec(), None::<Vec<CString>>)];
-    while let Some((fd, _, pending)) = stack.last_mut() {
-        if pending.is_none() {
-            *pending = Some(names(fd)?);
-        }
-        let mut deeper = None;
-        while let Some(entry) = pending.as_mut().and_then(Vec::pop) {
-            match fs::unlinkat(&*fd, &entry, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    match fs::openat(&*fd, &entry, flags, Mode::empty()) {
-                        Ok(inner) => deeper = Some((inner, entry.into_bytes())),
-                        Err(Errno::NOENT) => continue,
-                        Err(error) => return Err(error),
-                    }
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if let Some((inner, name)) = deeper {
-            stack.push((inner, name, None));
-            continue;
-        }
-        let Some((_, name, _)) = stack.pop() else { break };
-        let parent = stack.last().map_or(dir, |(fd, _, _)| fd.as_fd());
-        match fs::unlinkat(parent, os(&name), AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// A place whose extended attributes are read and written: a descriptor that is open for reading, or a name in a
 /// directory (for links and nodes, which cannot be opened), reached through `/proc` without following it.
 #[derive(Debug)]

@@ -9,8 +9,10 @@ pub struct UnpackLimits {
     pub max_ratio: u64,
     /// Uncompressed bytes up to which any ratio is taken.
     pub ratio_from: u64,
-    /// Entries, whiteouts included.
+    /// Entries, whiteouts included, and directories that are only implied.
     pub max_entries: u64,
+    /// Bytes of memory for what is known only, or set, at a layer's end: names and attributes of directories, whiteouts.
+    pub max_held: u64,
     /// Bytes of a path (the kernel's `PATH_MAX` less one).
     pub max_path: usize,
     /// Components of a path.
@@ -28,6 +30,7 @@ impl Default for UnpackLimits {
             max_ratio: 500,
             ratio_from: 1 << 30,
             max_entries: 2_000_000,
+            max_held: 256 << 20,
             max_path: 4095,
             max_depth: 256,
             max_pax: 1 << 20,

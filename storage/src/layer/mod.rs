@@ -9,6 +9,7 @@
 //! layers one after the other: that is the reference. Or *apart*, into an empty directory that becomes a layer of
 //! overlayfs; what only the parent can tell is added by [`finish`] when the parent is there.
 
+mod books;
 mod error;
 mod extract;
 mod finish;
@@ -16,6 +17,7 @@ mod fs;
 mod limits;
 mod meta;
 mod path;
+mod remove;
 mod resolve;
 mod stream;
 pub(crate) mod tar;
@@ -27,10 +29,11 @@ pub(crate) use extract::{Apart, apply_apart, apply_onto};
 pub(crate) use finish::{Finished, finish};
 pub(crate) use fs::{
     Attributes, copy_attributes, copy_dir_meta, is_overlay_attribute, is_whiteout, kind, look, mtime, names,
-    open_beneath, read_dir_beneath, remove_all, stamps, stat,
+    open_beneath, read_dir_beneath, stamps, stat,
 };
 pub use limits::UnpackLimits;
 pub(crate) use path::{OPAQUE, WHITEOUT};
+pub(crate) use remove::remove_all;
 pub use stream::{Compression, LayerBlob, OpenBlob, Stream};
 
 #[cfg(test)]

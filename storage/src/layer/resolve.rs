@@ -13,7 +13,8 @@ use rustix::fs::{self, FileType, Mode};
 use rustix::io::Errno;
 
 use super::LayerError;
-use super::extract::{DirState, Extractor, Way};
+use super::books::DirState;
+use super::extract::{Extractor, Way};
 use super::fs::{kind, look, mtime, open_beneath, open_dir, os};
 
 /// As many as the kernel follows in one path.
@@ -148,31 +149,38 @@ impl Extractor<'_> {
         make: bool,
     ) -> Result<Rc<Dir>, LayerError> {
         let dir = Dir { fd, path: at.join(name), inherits: self.way == Way::Onto };
-        if make && self.way == Way::Onto && !self.dirs.contains_key(&dir.path) {
+        if make && self.way == Way::Onto && !self.books.dirs.contains_key(&dir.path) {
             let stat =
                 fs::fstat(&dir.fd).map_err(|error| LayerError::io(path, "look at its directory", error))?;
-            self.dirs.insert(dir.path.clone(), DirState::touched(mtime(&stat)));
+            self.books.set(dir.path.clone(), DirState::touched(mtime(&stat)))?;
         }
         Ok(Rc::new(dir))
     }
 
     /// A directory that only the path of an entry tells of.
     fn implied(&mut self, path: &[u8], at: &Rc<Dir>, name: &[u8]) -> Result<Rc<Dir>, LayerError> {
+        // The target of a link on the path may be as long as it likes.
+        if at.path.split(|byte| *byte == b'/').count() >= self.limits.max_depth
+            || at.path.len() + name.len() >= self.limits.max_path
+        {
+            return Err(LayerError::refused(path, "a directory on its path is too deep"));
+        }
+        self.books.count()?;
         fs::mkdirat(&at.fd, os(name), Mode::from_raw_mode(0o755))
             .map_err(|error| LayerError::io(path, "make a directory on its path", error))?;
         let fd = open_dir(&at.fd, name)
             .map_err(|error| LayerError::io(path, "open a directory on its path", error))?;
         let dir = Dir { fd, path: at.join(name), inherits: self.way == Way::Onto };
-        self.dirs.insert(dir.path.clone(), DirState::made());
+        self.books.set(dir.path.clone(), DirState::made())?;
         if self.way == Way::Apart {
-            self.implied.insert(dir.path.clone());
+            self.books.imply(dir.path.clone())?;
         }
         Ok(Rc::new(dir))
     }
 
     /// The directory at `path` took the place of something of this layer, so nothing of lower layers shows in it.
     pub(super) fn detach(&mut self, path: &[u8]) {
-        if let Some(state) = self.dirs.get_mut(path) {
+        if let Some(state) = self.books.dirs.get_mut(path) {
             state.detached = true;
             state.opaque = true;
         }

@@ -121,20 +121,28 @@ impl Snapshots {
             .collect();
         let pins = Pins::new(self, chains);
         let job = Job { store: self, limits, records: &records, failed: AtomicBool::new(false) };
-        job.run(layers)?;
+        let done = job.run(layers);
+        // Those below one that failed stay, so they count: what is not sealed is in no list and is removed by nobody, and an
+        // image that always fails would fill the disk.
+        let sealed = self.seal_finished(&records);
+        drop(pins);
+        done.and_then(|()| sealed.map_err(UnpackError::Seal)).map(|()| top)
+    }
+
+    fn seal_finished(&self, records: &[LayerRecord]) -> Result<(), DriverError> {
         let unsealed: Vec<LayerRecord> = {
             let index = self.index();
-            records.iter().filter(|layer| !index.is_sealed(&layer.chain)).cloned().collect()
+            let new = |chain: &ChainId| index.is_finished(chain) && !index.is_sealed(chain);
+            records.iter().filter(|layer| new(&layer.chain)).cloned().collect()
         };
         if !unsealed.is_empty() {
-            self.driver.seal(&unsealed).map_err(UnpackError::Seal)?;
+            self.driver.seal(&unsealed)?;
             let mut index = self.index();
             for layer in &unsealed {
                 index.sealed(&layer.chain);
             }
         }
-        drop(pins);
-        Ok(top)
+        Ok(())
     }
 }
 
