@@ -1,6 +1,7 @@
 //! The command line as clap sees it: names, flags and defaults only. What a verb does is in [`crate::cli`].
 
 mod storage;
+mod system;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,8 @@ pub use self::storage::{
     StorageArgs, StorageCommand, StorageInfoArgs, VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs,
     VolumePruneArgs, VolumeRmArgs, WaitForArgs,
 };
+
+pub use self::system::{SystemArgs, SystemCommand, SystemDfArgs, SystemPruneArgs};
 
 /// The socket of an agent that was not told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/stower/stower.sock";
@@ -103,6 +106,8 @@ pub enum Command {
     Wait(WaitForArgs),
     /// Show how images and root filesystems are stored
     Storage(StorageArgs),
+    /// Show what takes room on disk, and remove what nothing needs
+    System(SystemArgs),
     /// Work with the data of volumes
     Volume(VolumeArgs),
     /// Print the custom resource definitions for a Kubernetes API server

@@ -11,6 +11,10 @@ use stower_storage::{CapacityKind, UnpackLimits};
 
 use crate::paths::Paths;
 
+mod disk;
+
+pub use self::disk::DiskConfig;
+
 /// The longest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 /// Where the file lies unless named.
@@ -39,6 +43,8 @@ pub struct Config {
     pub allow_empty: bool,
     /// The cgroup below which the agent keeps its own; the top by default.
     pub cgroup_parent: Option<String>,
+    /// What is done about a disk that fills.
+    pub disk: DiskConfig,
     /// The size at which a log file is full, in bytes.
     pub log_max_size: u64,
     /// How many log files of a run are kept.
@@ -89,12 +95,14 @@ struct FileConfig {
     allow_empty: Option<bool>,
     cgroup_parent: Option<String>,
     images: Images,
+    storage: disk::Storage,
     logging: Logging,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Images {
+    gc: disk::ImagesGc,
     unpack: Unpack,
 }
 
@@ -207,6 +215,7 @@ impl Config {
             return Err(value("logging.maxFiles", "must be at least 2".into()));
         }
         let unpack_limits = unpack_limits(&file.images.unpack)?;
+        let disk = DiskConfig::new(file.images.gc, file.storage)?;
         let mut insecure_registries = file.insecure_registries;
         insecure_registries.extend(flags.insecure_registries);
         Ok(Self {
@@ -223,6 +232,7 @@ impl Config {
             start_concurrency,
             allow_empty: flags.allow_empty || file.allow_empty.unwrap_or(false),
             cgroup_parent: file.cgroup_parent,
+            disk,
             log_max_size,
             log_max_files,
         })
@@ -376,5 +386,55 @@ mod tests {
         ] {
             assert_eq!(with_file(text, Flags::default()).unwrap_err().to_string(), want);
         }
+    }
+
+    #[test]
+    fn a_disk_that_fills_is_seen_to_unless_told_otherwise() {
+        use stower_controllers::{DiskPolicy, Floor};
+        let disk = |text| with_file(text, Flags::default()).map(|config| config.disk);
+        let usual = DiskConfig {
+            collect: true,
+            policy: DiskPolicy {
+                high_percent: 85,
+                low_percent: 80,
+                min_free: Floor { absolute: Some(1 << 30), percent: Some(5) },
+                min_free_inodes: Floor { absolute: Some(10_000), percent: Some(5) },
+            },
+            min_age: std::time::Duration::from_secs(120),
+            pinned: Vec::new(),
+        };
+        assert_eq!(disk("").unwrap(), usual);
+        let told = disk(
+            "images: {gc: {enabled: false, highThresholdPercent: 70, lowThresholdPercent: 60, minAge: 1m30s, pinned: [a:1]}}\n\
+             storage: {minFree: {bytes: 64Mi}, minFreeInodes: {}}\n",
+        );
+        let policy = DiskPolicy {
+            high_percent: 70,
+            low_percent: 60,
+            min_free: Floor { absolute: Some(64 << 20), percent: None },
+            min_free_inodes: Floor::default(),
+        };
+        let min_age = std::time::Duration::from_secs(90);
+        assert_eq!(told.unwrap(), DiskConfig { collect: false, policy, min_age, pinned: vec!["a:1".into()] });
+        for (text, want) in [
+            (
+                "images: {gc: {highThresholdPercent: 101}}",
+                "images.gc.highThresholdPercent: must be at most 100",
+            ),
+            (
+                "images: {gc: {lowThresholdPercent: 85}}",
+                "images.gc.lowThresholdPercent: must be below highThresholdPercent, which is 85",
+            ),
+            (
+                "images: {gc: {minAge: 2}}",
+                "images.gc.minAge: \"2\": must be a duration such as \"100ms\", \"10s\" or \"1m30s\" (units: ns, us, ms, s, m, h)",
+            ),
+            ("storage: {minFree: {bytes: 1GB}}", "storage.minFree.bytes: \"1GB\" is not a size such as 1Gi"),
+            ("storage: {minFree: {percent: 100}}", "storage.minFree.percent: 100 must be below 100"),
+        ] {
+            assert_eq!(disk(text).unwrap_err().to_string(), want);
+        }
+        let unknown = disk("storage: {minFree: {inodes: 1}}").unwrap_err().to_string();
+        assert!(unknown.contains("inodes"), "{unknown}");
     }
 }

@@ -16,6 +16,7 @@ pub mod args;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod disk;
 mod effects;
 mod engine;
 pub mod events;

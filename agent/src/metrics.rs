@@ -83,6 +83,29 @@ impl StorageGauges {
     }
 }
 
+/// What is known of the disk, and what was done about it.
+#[derive(Debug, Clone)]
+pub(crate) struct DiskGauges {
+    /// Bytes that can still be written.
+    pub available: IntGauge,
+    /// Bytes that are taken or can be.
+    pub size: IntGauge,
+    /// Inodes that are taken or can be; none where the filesystem makes them as it goes.
+    pub inodes: IntGauge,
+    /// Inodes that can still be made.
+    pub inodes_free: IntGauge,
+    /// Whether new work is refused, by reason.
+    pub pressure: IntGaugeVec,
+    /// Collections of images.
+    pub gc_runs: IntCounter,
+    /// Collections that could not free what they were to.
+    pub gc_failures: IntCounter,
+    /// Images that were removed.
+    pub gc_images: IntCounter,
+    /// Bytes that became free.
+    pub gc_bytes: IntCounter,
+}
+
 /// All metrics of one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -119,6 +142,8 @@ pub(crate) struct Metrics {
     pub start_time: Gauge,
     /// What volumes take.
     pub volumes: VolumeGauges,
+    /// How much of the disk is free.
+    pub disk: DiskGauges,
     /// How the storage driver is.
     pub storage: StorageGauges,
 }
@@ -206,6 +231,47 @@ impl Metrics {
                 "stower_start_time_seconds",
                 "When the agent began, since the epoch."
             )),
+            disk: DiskGauges {
+                available: add!(IntGauge::new(
+                    "stower_filesystem_available_bytes",
+                    "Bytes that can still be written to the filesystem of the data root."
+                )),
+                size: add!(IntGauge::new(
+                    "stower_filesystem_size_bytes",
+                    "Bytes in use and available there; what is kept for root alone is left out."
+                )),
+                inodes: add!(IntGauge::new(
+                    "stower_filesystem_inodes",
+                    "Inodes in use and available there; 0 where their number is not fixed."
+                )),
+                inodes_free: add!(IntGauge::new(
+                    "stower_filesystem_inodes_free",
+                    "Inodes that can still be made there."
+                )),
+                pressure: add!(IntGaugeVec::new(
+                    Opts::new(
+                        "stower_disk_pressure",
+                        "Whether pulls and new starts are refused (1) or not (0), by reason."
+                    ),
+                    &["reason"]
+                )),
+                gc_runs: add!(IntCounter::new(
+                    "stower_image_gc_runs_total",
+                    "Collections of images, because the disk was above its mark."
+                )),
+                gc_failures: add!(IntCounter::new(
+                    "stower_image_gc_failures_total",
+                    "Collections that could not free what they were to."
+                )),
+                gc_images: add!(IntCounter::new(
+                    "stower_image_gc_removed_images_total",
+                    "Images that collections removed."
+                )),
+                gc_bytes: add!(IntCounter::new(
+                    "stower_image_gc_freed_bytes_total",
+                    "Bytes of content and layers that collections removed."
+                )),
+            },
             volumes: VolumeGauges {
                 used: add!(IntGaugeVec::new(
                     Opts::new("stower_volume_stats_used_bytes", "Bytes in use in the volume."),

@@ -6,12 +6,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::Value;
-use stower_crds::ObjectKey;
+use stower_controllers::{DiskPressure, References};
+use stower_crds::{Kind, ObjectKey};
 use stower_runtime::cgroup::Cgroups;
 use stower_storage::{Digest, ImageName, PullRequest, Reference, RemoveError, Storage, Volumes};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
+    disk::{DiskUsage, Keeper, NodeView, PruneOptions, Pruned, PrunedItem},
     effects::chain,
     events::{EventLog, EventView},
     metrics::Metrics,
@@ -277,6 +279,12 @@ pub(crate) enum Request {
     },
     /// Images came or went by another way than a container's need.
     ImagesChanged,
+    /// Whether the disk takes new work has changed.
+    Disk(DiskPressure),
+    /// What declared objects and records need of images.
+    References {
+        reply: oneshot::Sender<References>,
+    },
 }
 
 /// The agent as others see it.
@@ -292,6 +300,8 @@ pub struct Node {
     pub(crate) storage: Storage,
     /// How the driver of it is.
     pub(crate) storage_info: StorageInfo,
+    /// Who looks after the disk.
+    pub(crate) disk: Arc<Keeper>,
     /// The store of volumes.
     pub(crate) volumes: Arc<VolumeData>,
     pub(crate) cgroups: Cgroups,
@@ -307,12 +317,14 @@ const LOOP_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Node {
     /// A node with no objects yet.
+    #[expect(clippy::too_many_arguments, reason = "each is made once, at the start, and named so")]
     pub(crate) fn new(
         storage: Storage,
         volumes: Arc<Volumes>,
         cgroups: Cgroups,
         paths: Paths,
         metrics: Metrics,
+        disk: Arc<Keeper>,
         resource_version: u64,
         requests: mpsc::Sender<Request>,
     ) -> Self {
@@ -330,6 +342,7 @@ impl Node {
             metrics,
             storage_info: StorageInfo::new(Arc::clone(storage.snapshots()), paths.data.clone()),
             storage,
+            disk,
             volumes: Arc::new(VolumeData::new(volumes)),
             cgroups,
             frozen: Arc::default(),
@@ -437,9 +450,87 @@ impl Node {
         let view = self.view();
         tokio::join!(
             self.volumes.measure(&view, &self.metrics.volumes),
-            self.storage_info.measure(&self.metrics.storage)
+            self.storage_info.measure(&self.metrics.storage),
+            self.disk.measure_aside()
         );
         self.metrics.text()
+    }
+
+    /// What declared objects and records need of images.
+    pub(crate) async fn references(&self) -> Result<References, ApiError> {
+        self.ask(|reply| Request::References { reply }).await
+    }
+
+    /// The node itself: its conditions and its disk, measured now.
+    pub async fn node_view(&self) -> NodeView {
+        self.disk.measure_aside().await;
+        self.disk.view(self)
+    }
+
+    /// What takes room.
+    ///
+    /// # Errors
+    /// When the disk fails, or the loop does not answer.
+    pub async fn system_usage(self: &Arc<Self>) -> Result<DiskUsage, ApiError> {
+        self.disk.usage(self).await
+    }
+
+    /// Removes what nothing needs.
+    ///
+    /// # Errors
+    /// When it is not known what is needed, or the disk fails.
+    pub async fn system_prune(self: &Arc<Self>, options: PruneOptions) -> Result<Pruned, ApiError> {
+        Arc::clone(&self.disk).prune(self, options).await
+    }
+
+    /// Containers that are declared, as (UID, `namespace/name`).
+    pub(crate) fn container_names(&self) -> Vec<(String, String)> {
+        let view = self.view();
+        let containers = view.objects.iter().filter(|(key, _)| key.kind == Kind::Container);
+        let named = containers.filter_map(|(key, shown)| {
+            let uid = shown.object["metadata"]["uid"].as_str()?;
+            Some((uid.to_owned(), format!("{}/{}", key.namespace, key.name)))
+        });
+        named.collect()
+    }
+
+    /// Removes the data that deleted objects left behind, telling of each.
+    pub(crate) async fn prune_volumes(
+        &self,
+        dry_run: bool,
+        tell: &mut (dyn FnMut(PrunedItem) + Send),
+    ) -> Result<(), ApiError> {
+        let mut done: Vec<ObjectKey> = Vec::new();
+        let all = self.volumes_list().await?;
+        for volume in all.iter().filter(|volume| volume.is_retained()) {
+            let Some(key) = volume.object_key().filter(|key| !done.contains(key)) else { continue };
+            // The parts of a DataContainer go together.
+            let parts = all.iter().filter(|it| it.object_key().as_ref() == Some(&key));
+            let bytes = parts.filter_map(|it| it.usage).map(|usage| usage.bytes).sum();
+            let removed = if dry_run { Ok(Vec::new()) } else { self.volumes_remove(&key).await };
+            tell(PrunedItem {
+                kind: key.kind.as_str().to_owned(),
+                name: format!("{}/{}", key.namespace, key.name),
+                digest: None,
+                bytes,
+                problem: removed.err().map(|error| error.message),
+            });
+            done.push(key);
+        }
+        Ok(())
+    }
+
+    /// Refuses what would write much, while there is no room for it.
+    pub(crate) async fn refuse_full(&self, what: &str) -> Result<(), ApiError> {
+        let measured = self.disk.measure_aside().await;
+        if measured.pressure.is_on() {
+            return Err(ApiError {
+                code: 507,
+                reason: "DiskPressure",
+                message: format!("cannot {what}: {}", measured.pressure.message),
+            });
+        }
+        Ok(())
     }
 
     /// How images and root filesystems are stored.
@@ -503,8 +594,10 @@ impl Node {
         progress: mpsc::Sender<PullProgress>,
     ) -> Result<ImageView, ApiError> {
         let reference = self.reference(reference)?;
+        self.refuse_full("pull").await?;
         let request = PullRequest { progress: Some(Arc::new(Bars(progress))), ..PullRequest::default() };
         let pulled = self.storage.pull(&reference, request).await;
+        self.disk.measure_aside().await;
         let image =
             pulled.map_err(|error| ApiError { code: 502, reason: "ErrImagePull", message: chain(&error) })?;
         let _ = self.requests.send(Request::ImagesChanged).await;
@@ -517,8 +610,10 @@ impl Node {
     /// When it cannot be read, or holds no image for this machine.
     pub async fn import(&self, path: PathBuf, name: Option<String>) -> Result<Vec<ImageView>, ApiError> {
         let name = name.map(|name| self.reference(&name)).transpose()?;
-        let images =
-            self.storage.import(path, name).await.map_err(|error| ApiError::invalid(chain(&error)))?;
+        self.refuse_full("import").await?;
+        let imported = self.storage.import(path, name).await;
+        self.disk.measure_aside().await;
+        let images = imported.map_err(|error| ApiError::invalid(chain(&error)))?;
         let _ = self.requests.send(Request::ImagesChanged).await;
         Ok(images.iter().map(ImageView::from).collect())
     }

@@ -208,6 +208,7 @@ impl Node {
                 .map_err(|error| ApiError::invalid(format!("change {text:?}: {error}")))
         });
         let changes = changes.collect::<Result<Vec<_>, _>>()?;
+        self.refuse_full("commit").await?;
         let storage = self.storage.clone();
         let (wanted, shown) = (snapshot.clone(), object.object["status"]["image"].clone());
         let base = blocking(move || base_of(&storage, &wanted, &shown)).await?;

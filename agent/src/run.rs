@@ -52,6 +52,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let volumes = stower_storage::Volumes::open(paths.data.join("volumes"), paths.run.join("volumes"));
     let volumes = Arc::new(volumes.context("cannot open the volumes")?);
+    let disk = crate::disk::Keeper::new(
+        storage.clone(),
+        paths.data.clone(),
+        config.node_name.clone(),
+        config.disk.clone(),
+        metrics.disk.clone(),
+    );
     let (told, effects_told) = mpsc::unbounded_channel();
     let effects = Effects::new(
         storage.clone(),
@@ -61,11 +68,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         programs,
         config.clone(),
         metrics.clone(),
+        Arc::clone(&disk),
         told,
     );
     let (requests, asked) = mpsc::channel(64);
     let version = first_version(&paths.data)?;
-    let node = Arc::new(Node::new(storage, volumes, cgroups, paths.clone(), metrics, version, requests));
+    let node =
+        Node::new(storage, volumes, cgroups, paths.clone(), metrics, Arc::clone(&disk), version, requests);
+    let node = Arc::new(node);
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
     let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
     engine.observe();
@@ -87,6 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             handle.rescan();
         }
     });
+    let keeping = tokio::spawn(disk.run(Arc::clone(&node)));
     let inputs = Inputs { told: effects_told, asked, changed };
     tokio::select! {
         () = engine.run(inputs) => bail!("the reconcile loop ended"),
@@ -99,6 +110,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     dumps.abort();
     rescans.abort();
+    keeping.abort();
     syncer.flush();
     drop(lock);
     tracing::info!("the agent ends; its containers go on");

@@ -72,6 +72,19 @@ pub struct VolumeView {
     pub problem: Option<String>,
 }
 
+impl VolumeView {
+    /// Whether it was left behind. What belongs to a container goes with it, and is never left for anybody.
+    pub(crate) fn is_retained(&self) -> bool {
+        !self.declared && self.kind != Kind::Container.as_str()
+    }
+
+    /// The object that it belongs to; `None` for a Container that is not there.
+    pub(crate) fn object_key(&self) -> Option<ObjectKey> {
+        let namespace = Namespace::new(self.namespace.as_deref()?).ok()?;
+        Some(ObjectKey::new(self.kind.parse().ok()?, namespace, Name::new(self.name.as_str()).ok()?))
+    }
+}
+
 /// What a volume takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -42,6 +42,7 @@ pub struct NodeBuilder {
     args: Vec<String>,
     env: Vec<(String, String)>,
     through: Vec<String>,
+    config: String,
     no_registry: bool,
 }
 
@@ -61,6 +62,12 @@ impl NodeBuilder {
     /// Starts the agent by a program that becomes it, with `words` before the agent's own command line.
     pub fn through(mut self, words: &[&str]) -> Self {
         self.through = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// The agent's configuration file, in place of an empty one.
+    pub fn config(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.config);
         self
     }
 
@@ -85,6 +92,7 @@ impl NodeBuilder {
             run: folder.path().join("run"),
             socket: folder.path().join("run/stower.sock"),
             log: folder.path().join("agent.log"),
+            config: folder.path().join("config.yaml"),
             binary: binary()?,
             args: self.args,
             env: self.env,
@@ -93,6 +101,7 @@ impl NodeBuilder {
             folder,
         };
         fs::create_dir(&node.manifests)?;
+        fs::write(&node.config, self.config)?;
         Ok(node)
     }
 
@@ -117,6 +126,7 @@ pub struct TestNode {
     pub socket: PathBuf,
     /// What the agent wrote.
     pub log: PathBuf,
+    config: PathBuf,
     binary: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -154,7 +164,7 @@ impl TestNode {
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("agent").arg("--manifests").arg(&self.manifests).arg("--data-root").arg(&self.data);
         command.arg("--run-root").arg(&self.run).arg("--socket").arg(&self.socket);
-        command.args(["--config", "/dev/null"]).args(&self.args).stdin(Stdio::null());
+        command.arg("--config").arg(&self.config).args(&self.args).stdin(Stdio::null());
         command
     }
 

@@ -8,6 +8,7 @@ use stower_crds::ObjectKey;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::{
+    disk::{DiskUsage, PruneOptions, Pruned},
     events::EventView,
     node::{
         ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
@@ -89,6 +90,12 @@ pub trait Backend: Send + Sync + 'static {
     fn metrics_text(&self) -> BoxFuture<'_, String>;
     /// See [`Node::storage_info`].
     fn storage_info(&self) -> BoxFuture<'_, Result<StorageView, ApiError>>;
+    /// See [`Node::node_view`].
+    fn node_view(&self) -> BoxFuture<'_, Value>;
+    /// See [`Node::system_usage`].
+    fn system_usage(self: Arc<Self>) -> BoxFuture<'static, Result<DiskUsage, ApiError>>;
+    /// See [`Node::system_prune`].
+    fn system_prune(self: Arc<Self>, options: PruneOptions) -> BoxFuture<'static, Result<Pruned, ApiError>>;
     /// See [`Node::volumes_list`].
     fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>>;
     /// See [`Node::volumes_usage`].
@@ -173,6 +180,15 @@ impl Backend for Node {
     }
     fn storage_info(&self) -> BoxFuture<'_, Result<StorageView, ApiError>> {
         Box::pin(self.storage_info())
+    }
+    fn node_view(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async { self.node_view().await.into_value() })
+    }
+    fn system_usage(self: Arc<Self>) -> BoxFuture<'static, Result<DiskUsage, ApiError>> {
+        Box::pin(async move { Node::system_usage(&self).await })
+    }
+    fn system_prune(self: Arc<Self>, options: PruneOptions) -> BoxFuture<'static, Result<Pruned, ApiError>> {
+        Box::pin(async move { Node::system_prune(&self, options).await })
     }
     fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>> {
         Box::pin(self.volumes_list())

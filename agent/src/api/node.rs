@@ -1,17 +1,21 @@
 //! The node itself: health, metrics, plan, dump, how it stores, and the files that could not be taken.
 
+use std::sync::Arc;
+
 use axum::{
+    body::Body,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use serde_json::json;
 
 use super::{
-    Api,
+    Api, body,
     query::Params,
     status::{HEALTH_TEXT, Refusal, ok, text},
 };
+use crate::disk::PruneOptions;
 
 pub(super) async fn version() -> Response {
     ok(&super::version())
@@ -32,6 +36,31 @@ pub(super) async fn storage(State(api): State<Api>, params: Params) -> Result<Re
     params.only(&[])?;
     let mut shown = json!(api.backend.storage_info().await?);
     shown["kind"] = "StorageInfo".into();
+    Ok(ok(&shown))
+}
+
+pub(super) async fn node(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    Ok(ok(&api.backend.node_view().await))
+}
+
+pub(super) async fn usage(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    let mut shown = json!(Arc::clone(&api.backend).system_usage().await?);
+    shown["kind"] = "DiskUsage".into();
+    Ok(ok(&shown))
+}
+
+pub(super) async fn prune(
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    let options: PruneOptions = body::request(&headers, body).await?;
+    let mut shown = json!(Arc::clone(&api.backend).system_prune(options).await?);
+    shown["kind"] = "PruneReport".into();
     Ok(ok(&shown))
 }
 

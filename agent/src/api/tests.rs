@@ -16,6 +16,7 @@ use tokio::{
 use super::*;
 use crate::{
     client::{Client, ClientError, Content, Status},
+    disk::{DiskUsage, PruneOptions, Pruned},
     events::{EventLog, EventType, EventView},
     node::{
         ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue,
@@ -277,6 +278,16 @@ impl Backend for Memory {
     }
     fn storage_info(&self) -> BoxFuture<'_, Result<StorageView, ApiError>> {
         Box::pin(async { Err(ApiError::unavailable("the pool does not answer")) })
+    }
+    fn node_view(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async { json!({"kind": "Node"}) })
+    }
+    fn system_usage(self: Arc<Self>) -> BoxFuture<'static, Result<DiskUsage, ApiError>> {
+        Box::pin(async { Ok(DiskUsage::default()) })
+    }
+    fn system_prune(self: Arc<Self>, options: PruneOptions) -> BoxFuture<'static, Result<Pruned, ApiError>> {
+        self.note(format!("{options:?}"));
+        Box::pin(async { Ok(Pruned::default()) })
     }
     fn volumes_list(&self) -> BoxFuture<'_, Result<Vec<VolumeView>, ApiError>> {
         Box::pin(async { Ok(Vec::new()) })

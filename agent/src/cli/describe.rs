@@ -4,6 +4,7 @@
 //! was declared is left out.
 
 mod container;
+mod node;
 mod storage;
 mod tree;
 mod values;
@@ -25,6 +26,9 @@ use super::{
 use crate::{args::DescribeArgs, client::Url};
 
 pub(super) async fn run(context: &Context, args: &DescribeArgs) -> Result<(), CliError> {
+    if matches!(args.targets.as_slice(), [only] if matches!(only.as_str(), "node" | "nodes" | "no")) {
+        return node::run(context).await;
+    }
     let mut failures = Failures::default();
     let mut objects = Vec::new();
     match wanted(&args.targets)? {

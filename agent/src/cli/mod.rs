@@ -38,6 +38,7 @@ mod save;
 mod start;
 mod stop;
 mod storage;
+mod system;
 mod table;
 mod target;
 mod validate;
@@ -105,6 +106,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Rmi(args) => rmi::run(&context, &args).await,
             Command::Version(args) => version::run(&context, &args).await,
             Command::Storage(args) => storage::run(&context, &args).await,
+            Command::System(args) => system::run(&context, &args).await,
             Command::Volume(args) => volume::run(&context, &args).await,
             Command::Wait(args) => wait_for::run(&context, &args).await,
             Command::Image(args) => match args.command {

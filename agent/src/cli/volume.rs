@@ -207,7 +207,7 @@ async fn prune(context: &Context, args: &VolumePruneArgs) -> Result<(), CliError
         note("No retained data found.");
         return Ok(());
     }
-    if !args.force && !confirmed(&targets)? {
+    if !args.force && !agreed(&targets)? {
         return Err(CliError::Message("nothing was removed".to_owned()));
     }
     let mut failures = Failures::default();
@@ -221,13 +221,18 @@ async fn prune(context: &Context, args: &VolumePruneArgs) -> Result<(), CliError
     failures.end()
 }
 
-/// Asks a person; nobody there is a no.
-fn confirmed(targets: &[(Target, u64)]) -> Result<bool, CliError> {
+/// Says what goes, and asks.
+fn agreed(targets: &[(Target, u64)]) -> Result<bool, CliError> {
     note("This removes for ever the data of:");
     for (target, bytes) in targets {
         let Target { resource, namespace, name } = target;
         note(format!("  {}/{name} in {namespace} ({})", resource.singular, age::bytes(*bytes)));
     }
+    confirmed()
+}
+
+/// Asks a person; nobody there is a no.
+pub(super) fn confirmed() -> Result<bool, CliError> {
     let mut err = std::io::stderr();
     // Nobody is left to ask when standard error is closed; the answer is read all the same.
     let _ = write!(err, "Go on? [y/N] ").and_then(|()| err.flush());

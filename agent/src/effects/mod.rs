@@ -17,7 +17,7 @@ use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter
 use stower_storage::{Reference, SnapshotKey, Storage, Volumes};
 use tokio::sync::mpsc;
 
-use crate::{config::Config, metrics::Metrics, paths::Paths, time};
+use crate::{config::Config, disk::Keeper, metrics::Metrics, paths::Paths, time};
 
 mod devices;
 pub(crate) mod files;
@@ -89,6 +89,7 @@ pub(crate) struct Effects {
     pub(crate) paths: Paths,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
+    pub(crate) disk: Arc<Keeper>,
     shims: Mutex<HashMap<Uid, Arc<ShimHandle>>>,
     told: mpsc::UnboundedSender<Told>,
 }
@@ -103,6 +104,7 @@ impl Effects {
         programs: Programs,
         config: Config,
         metrics: Metrics,
+        disk: Arc<Keeper>,
         told: mpsc::UnboundedSender<Told>,
     ) -> Arc<Self> {
         let paths = config.paths.clone();
@@ -118,6 +120,7 @@ impl Effects {
             paths,
             config,
             metrics,
+            disk,
             shims,
             told,
         })
@@ -156,6 +159,10 @@ impl Effects {
                     cgroup: effects.cgroup(&uid),
                 },
             };
+            if matches!(kind, ActionKind::PullImage | ActionKind::Teardown | ActionKind::RemoveStores) {
+                // What came or went may matter to who waits for room, and to what is to go for it.
+                effects.disk.measure_aside().await;
+            }
             let took = begun.elapsed();
             effects.metrics.effects_in_flight.dec();
             effects.metrics.effect_seconds.with_label_values(&[kind.as_str()]).observe(took.as_secs_f64());

@@ -17,6 +17,10 @@ pub(super) async fn pull(effects: &Effects, text: &str, digest: Option<&ImageDig
         Some(Err(error)) => return failed(PullFailure::InvalidImageName, chain(&error)),
         None => reference,
     };
+    let measured = effects.disk.measure_aside().await;
+    if measured.pressure.is_on() {
+        return failed(PullFailure::DiskPressure, measured.pressure.message.clone());
+    }
     match effects.storage.pull(&reference, PullRequest::default()).await {
         Ok(image) => {
             effects.metrics.pulls.with_label_values(&["success"]).inc();
@@ -34,7 +38,18 @@ pub(super) async fn pull(effects: &Effects, text: &str, digest: Option<&ImageDig
 
 fn reason(error: &PullError) -> PullFailure {
     match error {
+        _ if is_full(error) => PullFailure::DiskPressure,
         PullError::Registry(RegistryError::Unreachable { .. }) => PullFailure::RegistryUnavailable,
         _ => PullFailure::ErrImagePull,
     }
+}
+
+/// Whether the disk became full meanwhile.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.into_iter().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        }) || matches!(cause.downcast_ref(), Some(stower_storage::ContentError::NoSpace { .. }))
+    })
 }

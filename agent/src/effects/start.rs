@@ -14,7 +14,7 @@ use stower_runtime::{
     job::{LogLimits, RootFs, StartRequest},
     start::Started,
 };
-use stower_storage::{Image, Mount};
+use stower_storage::{Image, Mount, SnapshotKey};
 
 use super::{Done, Effects, START_DEADLINE, chain, devices, failpoint, files, spec, volumes};
 use crate::paths::private_dir;
@@ -121,12 +121,22 @@ impl Effects {
         let create = |message| Failed(FailureReason::CreateContainerError, message);
         let uid = wanted.uid.as_str();
 
-        // Resolve: nothing is made before all of it is known to be there.
+        let snapshot = Self::snapshot(&wanted.uid);
+        self.check_room(wanted, &snapshot)?;
+        // Resolve: nothing is made before all of it is known to be there. The image is kept before it is looked for, and by
+        // its container's storage afterwards.
+        let digest = wanted.image.as_str().parse();
+        let digest = digest.map_err(|error| create(format!("image digest {}: {error}", wanted.image)))?;
+        let mut lease = self.storage.lease(&digest);
         let image = self.image(&wanted.image).map_err(create)?;
-        let image = image.ok_or_else(|| create(format!("image {} is not on this machine", wanted.image)))?;
+        // It went since this was decided: that is no failure, it is fetched again.
+        let image = image.filter(|image| self.storage.is_unpacked(image));
+        let image = image.ok_or_else(|| config(format!("image {} is not on this machine", wanted.image)))?;
+        lease.hold(&image);
+        self.storage.used(&digest, std::time::SystemTime::now());
+        failpoint("start.leased");
         let own = self.paths.container_data(uid);
         let declared_devices = devices::declared(&wanted.spec).map_err(config)?;
-        let snapshot = Self::snapshot(&wanted.uid);
         self.check_volumes(&wanted.resolved).map_err(|error| config(error.to_string()))?;
         failpoint("start.checked");
         if wanted.storage == StorageMode::New {
@@ -215,6 +225,16 @@ impl Effects {
         };
         self.follow(wanted, started);
         Ok(process)
+    }
+
+    /// Whether there is room for a start that makes anything new.
+    fn check_room(&self, wanted: &Wanted, snapshot: &SnapshotKey) -> Result<(), Failed> {
+        let pressure = &self.disk.measure().pressure;
+        let has_layer = || self.storage.snapshots().list().iter().any(|it| it.key == *snapshot);
+        if pressure.is_on() && !(wanted.storage == StorageMode::Keep && has_layer()) {
+            return Err(Failed(FailureReason::DiskPressure, pressure.message.clone()));
+        }
+        Ok(())
     }
 
     fn follow(self: &Arc<Self>, wanted: &Wanted, started: Started) {

@@ -25,6 +25,12 @@ impl Effects {
         let mut facts = Vec::new();
         let mut problems = Vec::new();
         let mut reason = FailureReason::ProvisioningFailed;
+        // Before it is looked for: then it is not there, or stays.
+        let digest = image.and_then(|image| image.as_str().parse().ok());
+        let _lease = digest.map(|digest| {
+            self.storage.used(&digest, std::time::SystemTime::now());
+            self.storage.lease(&digest)
+        });
         for want in stores {
             match self.make_store(want, image, &mut trees) {
                 Ok(made) => facts.push(made),

@@ -181,6 +181,16 @@ impl Sources {
         }
     }
 
+    /// Writes what could not be written before; one result for each journal.
+    pub(super) fn mend(&mut self) -> Vec<Result<(), JournalError>> {
+        self.journals.iter_mut().map(|(_, journal)| journal.mend()).collect()
+    }
+
+    /// Whether the local API's ledger has something in memory alone.
+    pub(super) fn local_is_broken(&self) -> bool {
+        self.journals.iter().any(|(source, journal)| *source == self.local && journal.is_broken())
+    }
+
     fn write(&mut self, changes: &Changes) {
         let Self { ledger, journals, .. } = self;
         let said = |result: Result<(), JournalError>| {

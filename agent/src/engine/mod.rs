@@ -10,8 +10,8 @@ use std::{
 };
 
 use stower_controllers::{
-    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FilesState, ImageState, Mono, Now,
-    Observed, ObservedContainer, ObservedImage, Plan, ProcessState, Record, RecordState, Records,
+    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FailureReason, FilesState, ImageState,
+    Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, ProcessState, Record, RecordState, Records,
     RootfsState, plan, plan_some,
 };
 use stower_crds::{ContainerStatus, Uid};
@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod declared;
+mod disk;
 mod dump;
 mod images;
 mod publish;
@@ -113,6 +114,7 @@ impl Engine {
         }
         let mut desired = Desired::default();
         let sources = Sources::load(config, syncer, &mut desired)?;
+        let pressure = node.disk.last().pressure.clone();
         Ok(Self {
             node,
             effects,
@@ -120,7 +122,7 @@ impl Engine {
             start_concurrency: config.start_concurrency,
             sources,
             desired,
-            observed: Observed::default(),
+            observed: Observed { pressure, ..Observed::default() },
             records,
             journal,
             statuses: HashMap::new(),
@@ -342,6 +344,10 @@ impl Engine {
     fn forget(&mut self, uid: &Uid) {
         if let Some(RecordState::Known(Record { launch: Some(launch), .. })) = self.records.remove(uid) {
             self.dirty.extend(launch.uses);
+            // Until now it was in use.
+            if let Some(digest) = launch.image.and_then(|image| image.as_str().parse().ok()) {
+                self.effects.storage.used(&digest, std::time::SystemTime::now());
+            }
         }
         if let Err(error) = self.journal.remove(uid.as_str()) {
             tracing::error!(%uid, error = %crate::effects::chain(&error), "cannot remove a record");
@@ -451,9 +457,13 @@ impl Engine {
                     wall: now.wall,
                     attempts: attempts.saturating_add(1),
                 });
-                if action == ActionKind::Start {
+                if action == ActionKind::Start && reason != FailureReason::DiskPressure {
                     seen.rootfs = RootfsState::Present { image: None };
                     seen.files = FilesState::Present;
+                }
+                if action == ActionKind::Start {
+                    // What it lacked may be its image, which went since it was decided.
+                    self.observe_image(uid);
                 }
                 self.failed_event(uid, reason.as_str(), message);
             }

@@ -37,6 +37,10 @@ impl Engine {
                 let _ = reply.send(());
             }
             Request::ImagesChanged => self.images_changed(),
+            Request::Disk(pressure) => self.disk_changed(pressure),
+            Request::References { reply } => {
+                let _ = reply.send(self.references());
+            }
         }
     }
 
@@ -85,8 +89,10 @@ impl Engine {
             return Ok(Applied { object, outcome });
         }
         if outcome != Outcome::Unchanged {
+            self.refuse_unwritten(&key)?;
             self.set_local(&key, Some(object));
             self.publish_key(&key);
+            self.check_written(&key)?;
         }
         Ok(Applied { object: self.shown(&key)?, outcome })
     }
@@ -96,9 +102,33 @@ impl Engine {
         if entry.claim.source != self.sources.local {
             return Err(read_only(key, &self.sources.source_ref(&entry.claim)));
         }
+        self.refuse_unwritten(key)?;
         self.set_local(key, None);
         self.publish_key(key);
+        self.check_written(key)?;
         self.shown(key)
+    }
+
+    /// Takes nothing more while the ledger cannot be written: it would be forgotten with this process.
+    fn refuse_unwritten(&mut self, key: &ObjectKey) -> Result<(), ApiError> {
+        if self.sources.local_is_broken() {
+            self.mend_journals();
+        }
+        match self.sources.local_is_broken() {
+            true => Err(no_room(&format!("cannot change {key}: the ledger cannot be written"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Says so where a change is in effect and could not be written.
+    fn check_written(&self, key: &ObjectKey) -> Result<(), ApiError> {
+        match self.sources.local_is_broken() {
+            true => Err(no_room(&format!(
+                "the change of {key} is in effect, but the ledger cannot be written: it is forgotten if the agent ends before \
+                 there is room"
+            ))),
+            false => Ok(()),
+        }
     }
 
     fn publish_key(&mut self, key: &ObjectKey) {
@@ -157,6 +187,12 @@ impl Engine {
         }
         lines
     }
+}
+
+fn no_room(what: &str) -> ApiError {
+    let message =
+        format!("{what}; see the agent's log, and free some room in the data root (`stower system df`)");
+    ApiError { code: 507, reason: "InsufficientStorage", message }
 }
 
 fn read_only(key: &ObjectKey, source: &SourceRef) -> ApiError {

@@ -205,6 +205,19 @@ impl Journal {
         self.append(&encode::<()>(key, None))
     }
 
+    /// Writes what an earlier call could not; nothing when there is none.
+    ///
+    /// # Errors
+    /// When it still cannot be written.
+    pub(crate) fn mend(&mut self) -> Result<(), JournalError> {
+        if self.broken { self.rewrite() } else { Ok(()) }
+    }
+
+    /// Whether something is in memory alone.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     fn is_mostly_garbage(&self) -> bool {
         self.garbage > MIN_GARBAGE && self.garbage > self.live.len()
     }

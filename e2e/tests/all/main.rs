@@ -9,6 +9,7 @@ mod commit;
 mod crashes;
 mod crowds;
 mod directory;
+mod disk;
 mod drivers;
 mod examples;
 mod harness;

@@ -1,0 +1,60 @@
+//! `stower describe node`: the node itself, with its disk.
+
+use serde_json::Value;
+
+use super::{
+    super::{
+        age,
+        context::{Context, now, print},
+        error::CliError,
+        events::object_selector,
+        row::amount,
+        target::items,
+    },
+    conditions, event_table, str_of,
+    tree::Tree,
+};
+use crate::client::Url;
+
+pub(super) async fn run(context: &Context) -> Result<(), CliError> {
+    let node = context.client.get("/v1/node").await?;
+    let selector = object_selector("Node", node["metadata"]["name"].as_str().unwrap_or_default());
+    let url = Url::new(&["api", "v1", "events"]).query("fieldSelector", &selector);
+    let mut list = context.client.get(url.as_str()).await?;
+    print(text(&node, &items(&mut list)))
+}
+
+fn text(node: &Value, events: &[Value]) -> String {
+    let status = &node["status"];
+    let mut tree = Tree::default();
+    tree.field("Name", str_of(&node["metadata"]["name"]));
+    tree.maybe("Agent Version", status["nodeInfo"]["agentVersion"].as_str());
+    let filesystem = &status["filesystem"];
+    let mut inner = Tree::default();
+    inner.field("Bytes", room(&filesystem["bytes"], age::bytes));
+    if filesystem["inodes"].is_object() {
+        inner.field("Inodes", room(&filesystem["inodes"], |count| count.to_string()));
+    }
+    tree.headed("Filesystem", str_of(&filesystem["path"]), inner);
+    let pool = &status["pool"];
+    if pool.is_object() {
+        let mut inner = Tree::default();
+        inner.field("Data", room(&pool["data"], age::bytes));
+        inner.field("Metadata", room(&pool["metadata"], age::bytes));
+        tree.headed("Pool", str_of(&pool["name"]), inner);
+    }
+    let mut out = tree.render();
+    conditions(&mut out, &status["conditions"], now());
+    event_table(&mut out, events);
+    out
+}
+
+fn room(room: &Value, unit: impl Fn(u64) -> String) -> String {
+    let value = |field: &str| unit(room[field].as_u64().unwrap_or(0));
+    format!(
+        "{} available of {} ({} % in use)",
+        value("available"),
+        value("total"),
+        amount(&room["usedPercent"])
+    )
+}
