@@ -1,6 +1,7 @@
 //! Tests in a machine of its own: `cargo xtask vm`, or one by its name: `cargo xtask vm --test boots`.
 
 mod boots;
+mod btrfs;
 mod crates;
 mod devicemapper;
 mod powercut;

@@ -4,14 +4,15 @@
 //! Making a snapshot waits for a commit of the filesystem: the kernel has no other way (`btrfs_mksnapshot`, fs/btrfs/ioctl.c).
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::options::{self, OptionError};
-use super::store::{Removed, Staging, Store, open_dir, remove_tree};
+use super::store::{Removed, Staging, Store, make_private, open_dir, remove_tree};
 use super::{
     Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack,
     Usage,
@@ -19,7 +20,7 @@ use super::{
 use crate::diff::Trees;
 use crate::digest::ChainId;
 use crate::failpoint::failpoint;
-use crate::layer::{Stream, UnpackLimits, apply_onto};
+use crate::layer::{Stream, UnpackLimits, apply_onto, names};
 use crate::mount::{Mount, Mounts, detached};
 
 mod ioctl;
@@ -32,6 +33,9 @@ const NAME: &str = "btrfs";
 const MIN_SPACE: &str = "btrfs.min_space";
 /// Its options, as Docker has them.
 pub(crate) const KNOWN_OPTIONS: &[&str] = &[MIN_SPACE];
+
+/// The directory of files named by subvolumes that were removed and may still have an account of the quotas.
+const ACCOUNTS: &str = "accounts";
 
 /// The subvolume in the directory of a layer or snapshot.
 const TREE: &str = "fs";
@@ -59,13 +63,14 @@ pub(crate) fn probe(at: &Path) -> Result<(), DriverError> {
 }
 
 impl Btrfs {
-    /// Opens the driver at `root`, after a subvolume has shown that it works there.
+    /// Opens the driver at `root`, after a question that root alone may ask.
     pub(crate) fn open(root: PathBuf, options: &[(String, String)]) -> Result<Self, DriverError> {
         probe(&root)?;
         let min_space = min_space(options)?;
         let store = Store::open_with(root.clone(), remove)?;
+        make_private(&root.join(ACCOUNTS))?;
         let driver = Self { store, root, min_space, staged: Mutex::default() };
-        driver.subvolume(None).map(drop)?;
+        driver.quotas()?;
         Ok(driver)
     }
 
@@ -139,45 +144,70 @@ fn set_read_only(at: &Path, readonly: bool) -> Result<(), DriverError> {
     .map_err(DriverError::io("protect", at))
 }
 
-/// Removes a directory with the subvolume in it, and all subvolumes that somebody made in that one.
+/// Removes a directory with the subvolume in it, and all subvolumes that somebody made in that one. Another thread may be at
+/// it too.
 fn remove(path: &Path) -> Result<(), DriverError> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let at = path.join(TREE);
-    let failed = |error: Errno| -> DriverError { DriverError::io("remove", &at)(error) };
-    let root = match rustix::fs::open(&at, flags, Mode::empty()) {
-        Ok(root) => root,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return remove_tree(path),
-        Err(error) => return Err(failed(error)),
+    let failed = |error: Errno| -> DriverError { DriverError::io("remove", path)(error) };
+    let open = |dir: BorrowedFd<'_>, name: &Path| match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(failed(error)),
     };
+    let Some(dir) = open(rustix::fs::CWD, path)? else { return remove_tree(path) };
+    let Some(root) = open(dir.as_fd(), Path::new(TREE))? else { return remove_tree(path) };
     if rustix::fs::fstat(&root).map_err(failed)?.st_ino != ioctl::FIRST_INODE {
         return remove_tree(path);
     }
-    let dir = open_dir(path)?;
-    let mut all = vec![ioctl::id(&root).map_err(failed)?];
-    let mut next = 0;
-    while let Some(id) = all.get(next) {
-        all.extend(tree::children(&dir, *id).map_err(failed)?);
-        next += 1;
-    }
+    let all = ioctl::id(&root).and_then(|id| tree::with_inner(&dir, id)).map_err(failed)?;
     drop(root);
+    let accounts = path.ancestors().nth(2).map(|root| root.join(ACCOUNTS));
+    if let Some(accounts) = &accounts
+        && tree::quotas(&dir).map_err(failed)? != Quotas::Off
+    {
+        for id in &all {
+            let at = accounts.join(id.to_string());
+            std::fs::write(&at, "").map_err(DriverError::io("make", at))?;
+        }
+    }
+    let removed = |result: Result<(), Errno>| match result {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(failed(error)),
+    };
     // The innermost first: one that has another in it is not removed.
     for id in all[1..].iter().rev() {
-        match ioctl::destroy_by_id(&dir, *id) {
+        removed(ioctl::destroy_by_id(&dir, *id))?;
+    }
+    removed(ioctl::destroy(&dir, c"fs"))?;
+    failpoint!("btrfs.destroyed");
+    if let Some(accounts) = &accounts {
+        settle(accounts)?;
+    }
+    remove_tree(path)
+}
+
+/// Removes accounts of subvolumes that are gone. The kernel refuses it until it has freed what was in them; later ones than
+/// Linux 6.1 then do it by themselves.
+fn settle(accounts: &Path) -> Result<(), DriverError> {
+    let dir = open_dir(accounts)?;
+    let failed = |error: Errno| -> DriverError { DriverError::io("settle", accounts)(error) };
+    for name in names(&dir).map_err(failed)? {
+        let Some(id) = name.to_str().ok().and_then(|name| name.parse().ok()) else { continue };
+        match ioctl::remove_qgroup(&dir, id) {
+            // Of no account, or without quotas.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTCONN) => {}
+            Err(error) => {
+                tracing::debug!(%error, id, "the account of a removed subvolume stays for now");
+                continue;
+            }
+        }
+        match rustix::fs::unlinkat(&dir, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(failed(error)),
         }
     }
-    match ioctl::destroy(&dir, c"fs") {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => return Err(failed(error)),
-    }
-    failpoint!("btrfs.destroyed");
-    for id in all {
-        // Newer kernels do it by themselves, once they have freed the space, and not before; without quotas there is none.
-        let _ = ioctl::remove_qgroup(&dir, id);
-    }
-    remove_tree(path)
+    Ok(())
 }
 
 impl Driver for Btrfs {
@@ -191,13 +221,14 @@ impl Driver for Btrfs {
 
     fn load(&self) -> Result<Found, DriverError> {
         let found = self.store.load()?;
-        // A process may have died on the way from the one to the other.
-        for layer in &found.layers {
-            set_read_only(&self.tree(&layer.chain), true)?;
-        }
-        for snapshot in &found.snapshots {
-            if snapshot.kind == SnapshotKind::Writable {
-                set_read_only(&self.own(snapshot), false)?;
+        settle(&self.root.join(ACCOUNTS))?;
+        // A process may have died on the way from the one to the other. What is damaged costs no more than itself.
+        let layers = found.layers.iter().map(|layer| (self.tree(&layer.chain), true));
+        let writable = found.snapshots.iter().filter(|snapshot| snapshot.kind == SnapshotKind::Writable);
+        for (tree, readonly) in layers.chain(writable.map(|snapshot| (self.own(snapshot), false))) {
+            if let Err(error) = set_read_only(&tree, readonly) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, path = %tree.display(), readonly, "a subvolume is not as it should be");
             }
         }
         Ok(found)
@@ -348,12 +379,14 @@ impl Driver for Btrfs {
         let at = self.own(snapshot);
         let root: OwnedFd = open_dir(&at)?;
         let measured = ioctl::id(&root).and_then(|id| {
-            let mut usage = tree::written(&root, id)?;
-            // What a limit is compared with, where there is one.
-            if matches!(tree::quotas(&root)?, Quotas::On | Quotas::Simple)
-                && let Some(bytes) = tree::exclusive(&root, id)?
-            {
-                usage.bytes = bytes;
+            let mut usage = Usage::default();
+            let accounts = matches!(tree::quotas(&root)?, Quotas::On | Quotas::Simple);
+            for id in tree::with_inner(&root, id)? {
+                let written = tree::written(&root, id)?;
+                // What a limit is compared with, where there can be one.
+                let exclusive = if accounts { tree::exclusive(&root, id)? } else { None };
+                usage.bytes += exclusive.unwrap_or(written.bytes);
+                usage.inodes += written.inodes;
             }
             Ok(usage)
         });

@@ -336,7 +336,7 @@ pub(crate) fn mkdir(path: &Path, mode: u32) -> Result<(), DriverError> {
     rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)).map_err(DriverError::io("make", path))
 }
 
-fn make_private(path: &Path) -> Result<(), DriverError> {
+pub(crate) fn make_private(path: &Path) -> Result<(), DriverError> {
     match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(DriverError::io("make", path)(error)),

@@ -73,24 +73,28 @@ fn each(any: &impl AsFd, mut key: Key, mut with: impl FnMut(&Item<'_>)) -> Resul
     }
 }
 
-/// The ids of the subvolumes that are directly in the subvolume `id`.
-pub(super) fn children(any: &impl AsFd, id: u64) -> Result<Vec<u64>, Errno> {
-    let mut ids = Vec::new();
-    let key = Key {
-        tree: ROOT_TREE,
-        min_object: id,
-        max_object: id,
-        min_kind: ROOT_REF,
-        max_kind: ROOT_REF,
-        max_offset: u64::MAX,
-        ..Key::default()
-    };
-    each(any, key, |item| {
-        if item.kind == ROOT_REF && item.object == id {
-            ids.push(item.offset);
-        }
-    })?;
-    Ok(ids)
+/// The subvolume `id` and all that are in it, each before those in it.
+pub(super) fn with_inner(any: &impl AsFd, id: u64) -> Result<Vec<u64>, Errno> {
+    let mut all = vec![id];
+    let mut next = 0;
+    while let Some(id) = all.get(next).copied() {
+        let key = Key {
+            tree: ROOT_TREE,
+            min_object: id,
+            max_object: id,
+            min_kind: ROOT_REF,
+            max_kind: ROOT_REF,
+            max_offset: u64::MAX,
+            ..Key::default()
+        };
+        each(any, key, |item| {
+            if item.kind == ROOT_REF && item.object == id {
+                all.push(item.offset);
+            }
+        })?;
+        next += 1;
+    }
+    Ok(all)
 }
 
 /// The transaction that the subvolume `id` was made in, where it is a snapshot; 0 for one that began empty.
@@ -115,41 +119,37 @@ fn made_in(any: &impl AsFd, id: u64) -> Result<u64, Errno> {
     Ok(made)
 }
 
-/// What was written to the subvolume `id` since it was made, and to those in it. It costs as much as there is of it, and is as
-/// of the last commit of the filesystem. What was cloned from files of the parent counts.
+/// What was written to the subvolume `id` since it was made. It costs as much as there is of it, and is as of the last commit
+/// of the filesystem. What was cloned from files of the parent counts.
 pub(super) fn written(any: &impl AsFd, id: u64) -> Result<Usage, Errno> {
     let mut usage = Usage::default();
-    let mut todo = vec![id];
-    while let Some(id) = todo.pop() {
-        let before = made_in(any, id)?;
-        let mut extents = HashSet::new();
-        let key = Key {
-            tree: id,
-            max_object: LAST_OBJECT,
-            max_offset: u64::MAX,
-            min_transid: before.saturating_add(u64::from(before > 0)),
-            min_kind: INODE_ITEM,
-            max_kind: EXTENT_DATA,
-            ..Key::default()
-        };
-        each(any, key, |item| match item.kind {
-            // struct btrfs_inode_item: transid at 8.
-            INODE_ITEM if item.number(8).is_some_and(|changed| changed > before) => usage.inodes += 1,
-            // struct btrfs_file_extent_item: generation, ram_bytes, compression, encryption, other_encoding (2), type, then the data or
-            // disk_bytenr and disk_num_bytes.
-            EXTENT_DATA if item.number(0).is_some_and(|made| made > before) => {
-                if item.data.get(20) == Some(&EXTENT_INLINE) {
-                    usage.bytes += item.data.len().saturating_sub(21) as u64;
-                } else if let (Some(place @ 1..), Some(size)) = (item.number(21), item.number(29))
-                    && extents.insert(place)
-                {
-                    usage.bytes += size;
-                }
+    let before = made_in(any, id)?;
+    let mut extents = HashSet::new();
+    let key = Key {
+        tree: id,
+        max_object: LAST_OBJECT,
+        max_offset: u64::MAX,
+        min_transid: before.saturating_add(u64::from(before > 0)),
+        min_kind: INODE_ITEM,
+        max_kind: EXTENT_DATA,
+        ..Key::default()
+    };
+    each(any, key, |item| match item.kind {
+        // struct btrfs_inode_item: transid at 8.
+        INODE_ITEM if item.number(8).is_some_and(|changed| changed > before) => usage.inodes += 1,
+        // struct btrfs_file_extent_item: generation, ram_bytes, compression, encryption, other_encoding (2), type, then the data
+        // or disk_bytenr and disk_num_bytes.
+        EXTENT_DATA if item.number(0).is_some_and(|made| made > before) => {
+            if item.data.get(20) == Some(&EXTENT_INLINE) {
+                usage.bytes += item.data.len().saturating_sub(21) as u64;
+            } else if let (Some(place @ 1..), Some(size)) = (item.number(21), item.number(29))
+                && extents.insert(place)
+            {
+                usage.bytes += size;
             }
-            _ => {}
-        })?;
-        todo.extend(children(any, id)?);
-    }
+        }
+        _ => {}
+    })?;
     Ok(usage)
 }
 
