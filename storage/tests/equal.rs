@@ -24,11 +24,14 @@ fn compare(left: &mut Bench, right: &mut Bench, stack: &[Vec<Item>]) -> Result<(
 #[test]
 fn root_hand_made_stacks() {
     for other in ["overlay", "btrfs", "looped"] {
-        let (mut reference, mut driver) = (Bench::new("native"), Bench::new(other));
-        for (name, stack) in stacks() {
-            compare(&mut reference, &mut driver, &stack)
-                .unwrap_or_else(|why| panic!("{other}, {name}: {why}"));
-        }
+        hand_made(other);
+    }
+}
+
+fn hand_made(other: &str) {
+    let (mut reference, mut driver) = (Bench::new("native"), Bench::new(other));
+    for (name, stack) in stacks() {
+        compare(&mut reference, &mut driver, &stack).unwrap_or_else(|why| panic!("{other}, {name}: {why}"));
     }
 }
 
@@ -61,4 +64,22 @@ fn root_random_stacks_btrfs() {
 #[test]
 fn root_random_stacks_looped() {
     random("looped", 6);
+}
+
+#[test]
+#[ignore = "needs device-mapper: cargo xtask vm"]
+fn root_devicemapper_hand_made_stacks() {
+    hand_made("devicemapper_ext4");
+}
+
+#[test]
+#[ignore = "needs device-mapper: cargo xtask vm"]
+fn root_devicemapper_hand_made_stacks_on_xfs() {
+    hand_made("devicemapper_xfs");
+}
+
+#[test]
+#[ignore = "needs device-mapper: cargo xtask vm"]
+fn root_random_stacks_devicemapper() {
+    random("devicemapper_ext4", 6);
 }

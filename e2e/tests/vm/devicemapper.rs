@@ -10,19 +10,24 @@ use stower_e2e::{Vm, VmOptions, process};
 /// For one test program; the emulator is ten times slower than the machine.
 const LIMIT: Duration = Duration::from_secs(400);
 
-/// What runs, and how many tests that must be at least: a filter that fits nothing passes too.
-const RUNS: [(&str, &str, usize); 4] = [
-    ("devicemapper", "", 10),
+/// What runs: the test program, its filter, and how many tests that must be at least, since a filter that fits nothing passes
+/// too.
+const RUNS: [(&str, &str, usize); 6] = [
+    ("devicemapper", "", 12),
     ("conformance", "root_devicemapper_ext4", 66),
-    ("crash", "root_devicemapper", 2),
-    // Half of these fill filesystems that an emulator takes long to fill; the other filesystem has done all of it.
+    ("crash", "root_devicemapper", 1),
+    ("diff", "root_ --skip root_export_is --skip random", 9),
+    ("equal", "devicemapper --skip xfs", 2),
+    // The rest of these fill filesystems that an emulator takes long to fill; the other filesystem has done all of it.
     ("conformance", "root_devicemapper_xfs --skip quota --skip deep_ --skip many_layers", 55),
 ];
 
 #[test]
 fn the_devicemapper_driver_does_what_every_driver_does() -> Result<()> {
-    let arguments =
-        ["-p", "stower-storage", "--test", "conformance", "--test", "crash", "--test", "devicemapper"];
+    let mut arguments = vec!["-p", "stower-storage"];
+    for name in ["conformance", "crash", "devicemapper", "diff", "equal"] {
+        arguments.extend(["--test", name]);
+    }
     let tests = Tests::build(&arguments)?;
     let mirror = Mirror::new()?;
     tests.add_to(&mirror)?;
@@ -34,7 +39,8 @@ fn the_devicemapper_driver_does_what_every_driver_does() -> Result<()> {
         let program = tests.programs.iter().find(|(known, _)| known == name).map(|(_, path)| path);
         let program = program.ok_or_else(|| anyhow::anyhow!("no test program {name}"))?;
         let script = format!(
-            "exec /host/mirror{} --include-ignored --nocapture --test-threads 4 {filter}",
+            "export STOWER_TEST_DRIVERS=devicemapper_ext4,devicemapper_xfs
+            exec /host/mirror{} --include-ignored --nocapture --test-threads 4 {filter}",
             program.display()
         );
         let output = vm.run(&["sh", "-c", &script], LIMIT)?;
@@ -44,6 +50,25 @@ fn the_devicemapper_driver_does_what_every_driver_does() -> Result<()> {
         if output.code != 0 || passed < least {
             failed.push(format!("{name} {filter}:\n{}", process::tail(&output.text, 60)));
         }
+    }
+    // Found active, then after a reboot, then after the power was cut.
+    let program = tests.programs.iter().find(|(known, _)| known == "devicemapper").map(|(_, path)| path);
+    let kept = format!(
+        "STOWER_KEPT=/var/lib/kept exec /host/mirror{} --include-ignored --nocapture root_what_was_kept",
+        program.map(|path| path.display().to_string()).unwrap_or_default()
+    );
+    vm.ok(&kept)?;
+    for cut in ["", "reboot", "power"] {
+        match cut {
+            "reboot" => vm.reboot()?,
+            "power" => {
+                vm.kill();
+                vm.power_on()?;
+            }
+            _ => {}
+        }
+        let text = vm.ok(&kept)?;
+        ensure!(text.contains("found again: /var/lib/kept"), "after {cut:?}: {text}");
     }
     ensure!(failed.is_empty(), "in the guest failed:\n{}", failed.join("\n"));
     let left = vm.ok("dmsetup ls; losetup --all; grep -c ' /dev/dm-' /proc/mounts || true")?;

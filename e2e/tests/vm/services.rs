@@ -165,3 +165,8 @@ fn words(command: &Command) -> Result<String> {
 fn redis_and_postgres_run_on_overlay() -> Result<()> {
     Guest::boot("mkfs.ext4 -q -F", "--storage-driver overlay")?.story("overlay")
 }
+
+#[test]
+fn redis_and_postgres_run_on_devicemapper() -> Result<()> {
+    Guest::boot("mkfs.ext4 -q -F", "--storage-driver devicemapper")?.story("devicemapper")
+}

@@ -77,6 +77,12 @@ fn file(stat: &Stat) -> File {
     (stat.st_dev, stat.st_ino)
 }
 
+/// Whether a file of one snapshot is what it is in the other, its names aside.
+fn untouched(one: &Stat, two: &Stat) -> bool {
+    let of = |stat: &Stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
+    of(one) == of(two) && equal_stats(one, two)
+}
+
 /// Files with several names.
 #[derive(Default)]
 struct Links {
@@ -228,7 +234,8 @@ impl<'a> Walk<'a> {
         if same {
             return Ok(());
         }
-        if self.equal_files(&full, &name, (stat, top), (there, lower))? {
+        let untouched = self.trees.snapshots && untouched(stat, there);
+        if untouched || self.equal_files(&full, &name, (stat, top), (there, lower))? {
             if stat.st_nlink > 1 || there.st_nlink > 1 {
                 self.links.equal.insert(full, (file(stat), file(there), there.st_nlink));
             }

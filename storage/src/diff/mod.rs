@@ -40,6 +40,9 @@ pub struct Trees {
     pub top: OwnedFd,
     /// Equal inode numbers in both mean the same file.
     pub same_files: bool,
+    /// Both are snapshots of one filesystem: a file with the same inode number and time of change (which nobody can set) in
+    /// both has not been changed.
+    pub snapshots: bool,
     /// A directory that has every directory of `top` in which something may differ, where the driver keeps one.
     pub upper: Option<OwnedFd>,
 }

@@ -337,7 +337,13 @@ impl Driver for Btrfs {
         let parent = lowers.first().map(|parent| open(self.tree(parent))).transpose()?;
         let top = self.activate(snapshot, lowers)?;
         // A file keeps its inode number in a snapshot, whatever is written to it.
-        Ok(Trees { parent, top: detached::open_to_read(&top[0])?, same_files: false, upper: None })
+        Ok(Trees {
+            parent,
+            top: detached::open_to_read(&top[0])?,
+            same_files: false,
+            snapshots: false,
+            upper: None,
+        })
     }
 
     fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {

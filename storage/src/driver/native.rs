@@ -149,7 +149,13 @@ impl Driver for Native {
         let open = |source: PathBuf| detached::open_to_read(&Mount::Bind { source, readonly: true });
         let parent = lowers.first().map(|parent| open(self.tree(parent))).transpose()?;
         let top = self.activate(snapshot, lowers)?;
-        Ok(Trees { parent, top: detached::open_to_read(&top[0])?, same_files: true, upper: None })
+        Ok(Trees {
+            parent,
+            top: detached::open_to_read(&top[0])?,
+            same_files: true,
+            snapshots: false,
+            upper: None,
+        })
     }
 
     fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {

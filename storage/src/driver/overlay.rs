@@ -238,7 +238,7 @@ impl Driver for Overlay {
         let writable = snapshot.kind == SnapshotKind::Writable || lowers.is_empty();
         let top = stack(writable.then_some(&diff))?;
         let upper = if writable { Some(open_dir(&diff)?) } else { None };
-        Ok(Trees { parent, top, same_files: true, upper })
+        Ok(Trees { parent, top, same_files: true, snapshots: false, upper })
     }
 
     fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {

@@ -199,7 +199,7 @@ impl Driver for Looped {
             Some(mount) => detached::open_to_read(&mount)?,
             None => view(&self.image(snapshot, lowers))?,
         };
-        Ok(Trees { parent, top, same_files: false, upper: None })
+        Ok(Trees { parent, top, same_files: false, snapshots: false, upper: None })
     }
 
     fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {

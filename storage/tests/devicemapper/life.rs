@@ -93,6 +93,70 @@ fn root_removal_does_not_wait_for_a_mount_in_another_namespace() {
     assert_eq!(detail(bench.store(), "thin devices"), "3");
 }
 
+/// Whoever else has it mounted goes on writing to what is nobody's any more; the layer is what was there.
+#[test]
+#[ignore = "needs device-mapper: cargo xtask vm"]
+fn root_a_commit_does_not_wait_for_a_mount_that_somebody_has() {
+    let mut bench = bench(SMALL);
+    let (mine, mount) = bench.mounted(None);
+    let files = Files::new(&mount);
+    files.write("foo", "committed");
+    let diff_id = bench.diff_id();
+    let chain = bench.store().commit(&mine, &diff_id).unwrap();
+    files.write("foo", "too late");
+    files.write("bar", "too late");
+    assert_eq!(bench.view(&chain).keys().collect::<Vec<_>>(), ["", "foo"]);
+    let (_again, above) = bench.mounted(Some(&chain));
+    assert_eq!(Files::new(&above).read("foo"), "committed");
+    assert_eq!(detail(bench.store(), "pending removals"), "1");
+    close(mount);
+    settled(bench.store());
+    assert_eq!(detail(bench.store(), "thin devices"), "3");
+    close(above);
+    bench.reopen();
+    assert_eq!(bench.view(&chain).len(), 2);
+}
+
+/// What is there is there again. With a directory that lasts (`STOWER_KEPT`), it is also after a reboot and a power cut.
+#[test]
+#[ignore = "needs device-mapper: cargo xtask vm"]
+fn root_what_was_kept_is_found_again() {
+    let own = tempfile::tempdir().unwrap();
+    let at = std::env::var_os("STOWER_KEPT").map_or_else(|| own.path().to_owned(), std::path::PathBuf::from);
+    let all: Vec<_> = SMALL.iter().copied().chain([("dm.fs", "ext4")]).collect();
+    let chain = |store: &stower_storage::Snapshots| {
+        assert_eq!((store.layers().len(), store.list().len()), (1, 1));
+        assert_eq!(detail(store, "thin devices"), "3");
+        store.layers()[0].chain
+    };
+    if !at.join("devicemapper").exists() {
+        std::fs::create_dir_all(&at).unwrap();
+        let store = open(&at, &all).unwrap();
+        let base = image(&store, 3, 1 << 20);
+        store.prepare(&key("kept"), Some(&base)).unwrap();
+        let mount = detached::open(&store.activate(&key("kept")).unwrap()[0]).unwrap();
+        Files::new(&mount).write("mine", "kept");
+        close(mount);
+        // A snapshot's record is never waited for by itself.
+        rustix::fs::syncfs(std::fs::File::open(&at).unwrap()).unwrap();
+        chain(&store);
+        if std::env::var_os("STOWER_KEPT").is_some() {
+            // As if killed: the pool stays, for the next process, or for the power to be cut.
+            Box::leak(Box::new(store));
+            return;
+        }
+    }
+    let store = open(&at, &[]).unwrap();
+    chain(&store);
+    let mount = detached::open(&store.activate(&key("kept")).unwrap()[0]).unwrap();
+    assert_eq!(Files::new(&mount).read("mine"), "kept");
+    for n in 0..3 {
+        let read = std::fs::read(Files::new(&mount).path(&format!("f{n}"))).unwrap();
+        assert_eq!(read, crate::support::noise(n, 1 << 20));
+    }
+    println!("found again: {}", at.display());
+}
+
 /// Who dies with removals to do leaves them to the next, which finds them by itself.
 #[test]
 #[ignore = "needs device-mapper: cargo xtask vm"]

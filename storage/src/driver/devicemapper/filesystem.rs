@@ -75,7 +75,18 @@ impl Fs {
                 } else {
                     "lazy_itable_init=0,lazy_journal_init=0"
                 };
-                command.args(["-q", "-F", "-m", "0", "-e", "remount-ro", "-E", &format!("nodiscard,{zero}")]);
+                command.args([
+                    "-q",
+                    "-F",
+                    "-I",
+                    "256",
+                    "-m",
+                    "0",
+                    "-e",
+                    "remount-ro",
+                    "-E",
+                    &format!("nodiscard,{zero}"),
+                ]);
             }
             Self::Xfs => {
                 command.args(["-q", "-f", "-K"]);

@@ -408,7 +408,7 @@ impl Driver for DeviceMapper {
                 top?
             }
         };
-        Ok(Trees { parent, top, same_files: false, upper: None })
+        Ok(Trees { parent, top, same_files: false, snapshots: true, upper: None })
     }
 
     fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {

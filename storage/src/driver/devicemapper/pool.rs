@@ -327,7 +327,13 @@ impl Pool {
             used: working.metadata.used * METADATA_BLOCK,
             total: working.metadata.total * METADATA_BLOCK,
         };
-        let pressure = pressure::of(&self.name, &working, data, metadata, self.options.min_free);
+        let mut pressure = pressure::of(&self.name, &working, data, metadata, self.options.min_free);
+        // While it is made larger it is held still too, by us.
+        if let Ok(_going) = self.going.try_read()
+            && self.control.info(&self.name)?.is_some_and(|info| info.suspended)
+        {
+            pressure = Some(pressure::suspended(&self.name));
+        }
         Ok(PoolStatus { name: self.name.clone(), data, metadata, pressure })
     }
 
@@ -370,6 +376,30 @@ impl Pool {
             Self::load(&self.control, &self.name, &self.config, &self.options, before)?;
             self.control.resume(&self.name)?;
             return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Where writes that find no room are to fail, and not to be tried for ever: by itself XFS does that with its own metadata
+    /// (kernel documentation, admin-guide/xfs.rst, "Error handling").
+    pub(super) fn give_up_retries(&self) -> Result<(), DriverError> {
+        if self.config.fs != super::filesystem::Fs::Xfs || self.working()?.mode == Mode::ReadWrite {
+            return Ok(());
+        }
+        for name in self.control.list(&self.config.prefix())? {
+            let Some(info) = self.control.info(&name)?.filter(|_| self.parse_device(&name).is_some()) else {
+                continue;
+            };
+            for error in ["EIO", "ENOSPC"] {
+                let minor = info.number.minor;
+                let path = format!("/sys/fs/xfs/dm-{minor}/error/metadata/{error}/max_retries");
+                // It is there only while it is mounted.
+                if Path::new(&path).exists()
+                    && let Err(error) = std::fs::write(&path, "0")
+                {
+                    tracing::warn!(%error, path, "cannot make XFS give up; who uses it may wait until there is room");
+                }
+            }
         }
         Ok(())
     }

@@ -46,3 +46,9 @@ pub(super) fn failed(name: &str) -> Pressure {
                again";
     Pressure::Failed { pool: name.to_owned(), why: why.to_owned() }
 }
+
+/// Everything that is written waits.
+pub(super) fn suspended(name: &str) -> Pressure {
+    let why = format!("somebody holds it still, and all writers wait: `dmsetup resume {name}`");
+    Pressure::ReadOnly { pool: name.to_owned(), why }
+}

@@ -169,6 +169,9 @@ fn watch(pool: &Pool, shared: &Shared) {
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, pool = pool.name, "could not make the pool larger"),
         }
+        if let Err(error) = pool.give_up_retries() {
+            tracing::warn!(%error, pool = pool.name, "cannot look after the filesystems of a pool without room");
+        }
         let events = if armed.is_ok() { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = [PollFd::new(&pool.control, events), PollFd::new(&shared.wake, PollFlags::IN)];
         let _ = poll(&mut fds, Some(&LOOK));

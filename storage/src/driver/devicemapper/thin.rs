@@ -70,6 +70,8 @@ impl Pool {
             let shown = self.control.ensure(&self.device(thin.id), &self.line(thin), false);
             shown.map_err(|error| self.explain_activation(error))?
         };
+        // One that was there may be from before it was made larger.
+        self.stretch(thin)?;
         self.node(info.number)
     }
 
