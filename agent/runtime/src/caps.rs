@@ -112,6 +112,11 @@ pub fn to_oci(mask: u64) -> Capabilities {
     NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, (_, c))| *c).collect()
 }
 
+/// The names of a mask.
+pub(crate) fn names(mask: u64) -> Vec<&'static str> {
+    NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, (name, _))| *name).collect()
+}
+
 fn from_oci(set: Option<&Capabilities>) -> u64 {
     let Some(set) = set else { return 0 };
     NAMES.iter().enumerate().filter(|(_, (_, c))| set.contains(c)).map(|(bit, _)| 1u64 << bit).sum()

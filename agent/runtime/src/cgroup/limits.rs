@@ -276,14 +276,17 @@ fn cpu_v2(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
 
 fn devices_v1(dir: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError> {
     write(&dir.join("devices.deny"), "a")?;
-    for rule in DEFAULT_DEVICES {
-        write(&dir.join("devices.allow"), rule)?;
+    let usual = || DEFAULT_DEVICES.iter().try_for_each(|rule| write(&dir.join("devices.allow"), rule));
+    // Where nothing is denied the order changes nothing but the list that the kernel shows: it begins with what was asked for.
+    let denies = rules.iter().any(|r| !r.allow);
+    if denies {
+        usual()?;
     }
     for rule in rules {
         let file = if rule.allow { "devices.allow" } else { "devices.deny" };
         write(&dir.join(file), &rule.rule)?;
     }
-    Ok(())
+    if denies { Ok(()) } else { usual() }
 }
 
 /// Passes the controllers that limits need down to the groups below `dir`.

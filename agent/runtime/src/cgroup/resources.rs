@@ -302,10 +302,25 @@ pub(super) fn apply(groups: &Cgroups, uid: &str, settings: &[Setting]) -> Result
         };
         let name = file.names.iter().find(|n| dir.join(n).exists());
         if let Some(name) = name.or(file.names.first().filter(|_| !file.optional)) {
-            write(&dir.join(name), &file.value)?;
+            let path = dir.join(name);
+            write(&path, &file.value)?;
+            if name == "memory.kmem.limit_in_bytes" && !took(&path, &file.value) {
+                return Err(CgroupError::NoSetting {
+                    field: setting.field.clone(),
+                    controller: file.controller.clone(),
+                });
+            }
         }
     }
     Ok(())
+}
+
+/// Newer kernels take a limit of kernel memory and do nothing with it.
+fn took(path: &std::path::Path, value: &str) -> bool {
+    let Ok(asked) = value.parse::<u64>() else { return true };
+    let now = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    // Whole pages are what it counts in.
+    now.is_some_and(|now| now.abs_diff(asked) < 1 << 16)
 }
 
 /// The controllers of version 2 that settings need passed down.

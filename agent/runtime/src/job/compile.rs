@@ -315,7 +315,8 @@ fn compile_mount(field: &str, mount: &Mount, scope: &Scope<'_>) -> Result<MountJ
                 let problem = format!("{} is not absolute", path.display());
                 return Err(CompileError::invalid(format!("{field}.source"), problem));
             }
-            if let Some(option) = parsed.data.first() {
+            // As `mount(2)` does it, and so the callers of OCI runtimes expect it, a bind mount has no use for them.
+            if let Some(option) = parsed.data.first().filter(|_| *scope == Scope::Agent) {
                 let problem = format!("`{option}` is no option of a bind mount");
                 return Err(CompileError::invalid(format!("{field}.options"), problem));
             }

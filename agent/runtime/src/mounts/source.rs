@@ -47,7 +47,8 @@ impl Blocks {
 
 /// Copies of the trees that follow the host's later mounts. They are taken while this namespace still hears of those.
 pub(crate) fn open_following(job: &Job) -> Result<Sources, Failure> {
-    let open = |mount: &MountJob| if mount.follows_host() { source(job, mount, None) } else { Ok(None) };
+    let open =
+        |mount: &MountJob| if mount.follows_host() { source(job, mount, None, true) } else { Ok(None) };
     job.mounts.iter().map(open).collect()
 }
 
@@ -55,7 +56,7 @@ pub(crate) fn open_following(job: &Job) -> Result<Sources, Failure> {
 pub(crate) fn open_others(job: &Job, blocks: &mut Blocks, sources: &mut Sources) -> Result<(), Failure> {
     for ((mount, block), place) in job.mounts.iter().zip(&mut blocks.mounts).zip(sources) {
         if place.is_none() {
-            *place = source(job, mount, block.take())?;
+            *place = source(job, mount, block.take(), true)?;
         }
     }
     Ok(())
@@ -65,25 +66,36 @@ pub(crate) fn open_others(job: &Job, blocks: &mut Blocks, sources: &mut Sources)
 #[cfg(feature = "cli")]
 pub(crate) fn open_all(job: &Job) -> Result<Sources, Failure> {
     let open = |mount: &MountJob| {
-        let fd = source(job, mount, None)?;
-        if let Some(fd) = &fd
-            && !mount.follows_host()
-        {
-            set_attrs(&format!("mount {}", mount.destination), fd.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
+        let fd = source(job, mount, None, false)?;
+        if let Some(fd) = &fd {
+            let stage = format!("mount {}", mount.destination);
+            if !mount.follows_host() {
+                set_attrs(&stage, fd.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
+            }
+            if mount.is_shared() {
+                // Where the host's mount has no peers, it becomes the first of a group.
+                set_attrs(&stage, fd.as_fd(), mount.attrs.rec_propagation, 0, 0, libc::MS_SHARED)?;
+            }
         }
         Ok(fd)
     };
     job.mounts.iter().map(open).collect()
 }
 
-fn source(job: &Job, mount: &MountJob, block: Option<OwnedFd>) -> Result<Option<OwnedFd>, Failure> {
+/// `strict` holds a bind mount of the specification to what it asks for; other runtimes take it as it is.
+fn source(
+    job: &Job,
+    mount: &MountJob,
+    block: Option<OwnedFd>,
+    strict: bool,
+) -> Result<Option<OwnedFd>, Failure> {
     let stage = format!("mount {}", mount.destination);
     let stage = stage.as_str();
     match &mount.source {
         MountSource::Fs { .. } | MountSource::Cgroup => Ok(None),
         MountSource::Bind { path, recursive } => {
             let place = place(stage, path)?;
-            copy(stage, mount, path, place.as_fd(), *recursive).map(Some)
+            copy(stage, mount, path, place.as_fd(), *recursive, strict).map(Some)
         }
         MountSource::Tree { tree, inside, sub_path } => {
             let part = |top: OwnedFd| -> Result<OwnedFd, Failure> {
@@ -98,7 +110,7 @@ fn source(job: &Job, mount: &MountJob, block: Option<OwnedFd>) -> Result<Option<
             };
             if let RootFs::Bind { path, readonly } = tree {
                 let part = part(place(stage, path)?)?;
-                let fd = copy(stage, mount, path, part.as_fd(), true)?;
+                let fd = copy(stage, mount, path, part.as_fd(), true, strict)?;
                 if *readonly {
                     set_attrs(stage, fd.as_fd(), true, RDONLY, 0, 0)?;
                 }
@@ -125,8 +137,9 @@ fn copy(
     path: &std::path::Path,
     place: BorrowedFd<'_>,
     recursive: bool,
+    strict: bool,
 ) -> Result<OwnedFd, Failure> {
-    if mount.follows_host() {
+    if strict && mount.follows_host() {
         check_follows(stage, mount, path, place)?;
     }
     let fd = tree::bind_fd(place, recursive)

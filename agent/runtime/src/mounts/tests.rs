@@ -297,3 +297,23 @@ fn root_places_leave_the_time_of_their_directory() {
         assert_eq!(fs::metadata(root.join(path)).unwrap().modified().unwrap(), time, "{path}");
     }
 }
+
+/// What a container could get hold of by `/proc/PID/exe`, and keep until the program may be written again (CVE-2019-5736).
+#[test]
+fn root_a_sealed_program_cannot_be_written_through_its_process() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let program = dir.path().join("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let held = |path: &Path| {
+        let mut child = std::process::Command::new(path).arg("600").spawn().unwrap();
+        let exe = format!("/proc/{}/exe", child.id());
+        let held = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(exe).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        fs::OpenOptions::new().write(true).open(super::fd_path(&held)).map_err(|e| e.raw_os_error())
+    };
+    assert!(held(&program).is_ok(), "without the seal it can");
+    let sealed = super::sealed_program(&program).unwrap();
+    assert_eq!(held(super::fd_path(&sealed).as_ref()).map(drop), Err(Some(libc::EROFS)));
+}

@@ -12,9 +12,9 @@ use super::plan::{self, Options, Plan, UserNamespace};
 use super::state::{self, Container, State, Store};
 use super::steps::{GO, HOOKS, Init, READY, Told, process_state};
 use super::{hooks, idmap, io};
-use crate::cgroup::Limits;
+use crate::cgroup::Cgroups;
 use crate::error::{CompileError, Failure, FailureKind};
-use crate::job::{CgroupJoin, Job, NamespaceKind};
+use crate::job::{Job, NamespaceKind};
 use crate::mounts;
 use crate::proc;
 use crate::start::init;
@@ -56,6 +56,8 @@ pub(super) fn create(
         }
         (None, None, _) => None,
     };
+    // Before anything is ours, and so would be taken down after a failure.
+    refuse_taken(&plan.cgroup)?;
     let container = store.create(&request.options.id)?;
     let mut state = first_state(&plan, &container, boot_id);
     let result = (|| {
@@ -122,7 +124,7 @@ fn start_first(
     console: Option<OwnedFd>,
     log: &Log,
 ) -> Result<OwnedFd> {
-    plan.job.cgroup = make_groups(state, &plan.limits)?;
+    plan.job.cgroup = state::groups(state)?.create("c", &plan.limits)?;
     let user = match &plan.user {
         UserNamespace::None => None,
         UserNamespace::New { uids, gids } => Some(idmap::user_namespace(uids, gids)?),
@@ -345,16 +347,16 @@ pub(super) fn become_clone(control: &OwnedFd, flags: i32) -> std::result::Result
     }
 }
 
-/// Makes the groups; one that others are in is not taken over.
-fn make_groups(state: &State, limits: &Limits) -> Result<CgroupJoin> {
-    let groups = state::groups(state)?;
+/// A group that others are in is not taken over: what is done to the container would be done to them.
+fn refuse_taken(cgroup: &Path) -> Result<()> {
+    let groups = Cgroups::at(cgroup)?;
     if groups.exists("c") && groups.populated("c") != Some(false) {
         return Err(OciError::Usage(format!(
             "cgroup {} has processes already; give another linux.cgroupsPath",
-            state.cgroup.display()
+            cgroup.display()
         )));
     }
-    Ok(groups.create("c", limits)?)
+    Ok(())
 }
 
 /// The root hears of the host's mounts and tells of its own as `linux.rootfsPropagation` has it.

@@ -87,14 +87,12 @@ pub(super) fn kill(container: &Container, signal: &str, all: bool) -> Result<()>
         return Ok(state::groups(&state)?.signal("c", signal)?);
     }
     let status = container.status(&state)?;
-    let sent = match container.init(&state)? {
-        Some((_, pidfd)) if status != Status::Stopped => {
-            proc::signal(std::os::fd::AsFd::as_fd(&pidfd), signal)?
-        }
-        _ => false,
-    };
-    if !sent {
+    if status == Status::Stopped {
         return Err(OciError::Usage(format!("container not running: `{}` is {}", state.id, status.as_str())));
+    }
+    // Not there any more is as good: it ran when it was asked about.
+    if let Some((_, pidfd)) = container.init(&state)? {
+        proc::signal(std::os::fd::AsFd::as_fd(&pidfd), signal)?;
     }
     if signal == Signal::KILL && status == Status::Paused {
         // A process of version 1 that is frozen dies when it is thawed.

@@ -302,8 +302,9 @@ fn cgroup_path(path: Option<&Path>, id: &str) -> Result<PathBuf> {
         return Ok(PathBuf::from("/").join(id));
     };
     let normal = |c| !matches!(c, std::path::Component::ParentDir | std::path::Component::Prefix(_));
-    if !path.components().all(normal) || path.components().count() == 0 {
-        let problem = format!("`{}` has `..` in it", path.display());
+    let named = path.components().any(|c| matches!(c, std::path::Component::Normal(_)));
+    if !path.components().all(normal) || !named {
+        let problem = format!("`{}` has `..` in it, or names no group", path.display());
         return Err(CompileError::invalid("linux.cgroupsPath", problem).into());
     }
     if path.to_string_lossy().contains(':') && !path.to_string_lossy().contains('/') {

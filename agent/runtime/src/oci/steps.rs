@@ -167,12 +167,11 @@ pub(super) fn check_capabilities(process: &Process) -> Result<(), Failure> {
     if missing == 0 {
         return Ok(());
     }
-    let names =
-        crate::caps::to_oci(missing).iter().map(|c| format!("CAP_{c:?}").to_uppercase()).collect::<Vec<_>>();
+    let names = crate::caps::names(missing).join(", ");
     Err(Failure::new(
         "capabilities",
         FailureKind::MissingCapability,
-        format!("the runtime itself lacks {}; leave them out, or give them to it", names.join(", ")),
+        format!("the runtime itself lacks {names}; leave it out, or give it to the runtime"),
     ))
 }
 

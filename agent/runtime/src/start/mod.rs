@@ -80,7 +80,9 @@ impl Runtime {
         let message = wire::job_message(&job, filter).map_err(spawn_error)?;
         let (mut ours, theirs) = UnixStream::pair().map_err(spawn_error)?;
         ours.set_write_timeout(Some(request.deadline)).map_err(spawn_error)?;
-        let mut starter = Command::new(&request.programs.starter)
+        // By a mount that nobody can write through: the container's first process is a clone of the starter.
+        let sealed = crate::mounts::sealed_program(&request.programs.starter).map_err(spawn_error)?;
+        let mut starter = Command::new(crate::mounts::fd_path(&sealed))
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

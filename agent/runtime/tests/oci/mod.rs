@@ -130,20 +130,23 @@ impl Bundle {
         self.set("/linux/gidMappings", map);
     }
 
-    /// Runs the command line; its output goes to files, because a container holds what it inherits.
+    /// Runs the command line; its output goes to files, because a container holds what it inherits. That of `create`, and so of
+    /// its container, is in `out.create`.
     pub(crate) fn command(&self, args: &[&str]) -> Output {
         let file = |name: &str| fs::File::create(self.dir.path().join(name)).unwrap();
+        let created = args.first() == Some(&"create");
+        let stdout = if created { "out.create" } else { "stdout" };
         let status = Command::new(env!("CARGO_BIN_EXE_stower-runtime"))
             .arg("--root")
             .arg(self.root())
             .args(args)
             .stdin(Stdio::null())
-            .stdout(file("stdout"))
+            .stdout(file(stdout))
             .stderr(file("stderr"))
             .status()
             .unwrap();
         let read = |name: &str| fs::read(self.dir.path().join(name)).unwrap();
-        Output { status, stdout: read("stdout"), stderr: read("stderr") }
+        Output { status, stdout: read(stdout), stderr: read("stderr") }
     }
 
     /// Runs what has to succeed; gives standard output.

@@ -1,8 +1,9 @@
-//! The project's own commands: `cargo xtask demo | test | vm | powercut | bench`.
+//! The project's own commands: `cargo xtask demo | test | vm | powercut | oci | bench`.
 
 mod bench;
 mod build;
 mod demo;
+mod oci;
 mod powercut;
 mod stats;
 mod test;
@@ -18,6 +19,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
   powercut [--n COUNT] [--driver NAME] [--seed N]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
+  oci [NAME]        run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
+                    installed (needs Go)
   bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3";
 
 fn main() -> ExitCode {
@@ -40,6 +43,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["vm"] => vm::run(None),
         ["vm", "--test", name] => vm::run(Some(name)),
         ["powercut", rest @ ..] => powercut::run(rest),
+        ["oci"] => oci::run(None),
+        ["oci", name] => oci::run(Some(name)),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
