@@ -13,6 +13,7 @@ use crate::{
     change::{Change, FieldChange, diff},
     desired::Declared,
     image::{ImageNeed, image_need},
+    limit,
     observed::{
         CgroupState, FilesState, ImageDigest, ObservedContainer, ProcessState, RootfsState, Run, Stopping,
     },
@@ -130,6 +131,7 @@ fn is_settled(declared: &Declared, observed: &ObservedContainer, record: &Record
         && !record.renew
         && record.next_start.is_none()
         && !has_files(&declared.spec)
+        && limit::kept(&declared.spec, observed).is_none()
 }
 
 /// Whether a container may have volumes whose content follows another object.
@@ -265,6 +267,12 @@ impl Planner<'_, '_> {
         }
         let changes = replaced(declared, record);
         let applied = changes.is_empty() && self.take_over(declared, record);
+        if changes.is_empty()
+            && !record.renew
+            && let Some(kept) = limit::kept(&declared.spec, self.observed)
+        {
+            self.note(kept.message);
+        }
         if let ProcessState::Running { run, stopping, .. } = &self.observed.process {
             let (run, stopping) = (*run, *stopping);
             let why = if let Some(why) = held {

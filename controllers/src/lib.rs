@@ -27,6 +27,7 @@ mod disk;
 mod fixtures;
 mod gc;
 mod image;
+mod limit;
 mod observed;
 mod plan;
 mod record;
@@ -47,6 +48,7 @@ pub use desired::{AnyDeclared, Completeness, Declared, Desired, Meta, SourceId, 
 pub use disk::{Disk, DiskPolicy, DiskPressure, Floor, Goal, PoolRoom, PressureKind, Room};
 pub use gc::{ImageFacts, References, Removal, Spared, Stored, Takes, references};
 pub use image::{WantedImage, pull_policy, wanted_image};
+pub use limit::{LayerLimit, LimitChange};
 pub use observed::{
     CgroupState, Exit, Failure, FailureReason, FilesState, ImageDigest, ImageState, Observed,
     ObservedContainer, ObservedImage, ProcessState, PullFailure, RootfsState, Run, Stopping, WrittenFiles,

@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stower_crds::{Generation, Uid};
 
-use crate::{action::ActionKind, disk::DiskPressure, resolve::Files, store::ObservedStores, time::Mono};
+use crate::{
+    action::ActionKind, disk::DiskPressure, limit::LayerLimit, resolve::Files, store::ObservedStores,
+    time::Mono,
+};
 
 /// The number of a run of a container: 1 for its first start, never used twice. It names log files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -84,6 +87,8 @@ pub struct ObservedContainer {
     pub cgroup: CgroupState,
     /// Its writable layer.
     pub rootfs: RootfsState,
+    /// The limit of that layer; `None` when it cannot be told.
+    pub limit: Option<LayerLimit>,
     /// Its own directories: data, logs, run directory.
     pub files: FilesState,
     /// The effect that the agent is running for it now, pulls excepted (they are [`ImageState::Pulling`]).
@@ -108,6 +113,7 @@ impl ObservedContainer {
             process: ProcessState::Absent,
             cgroup: CgroupState::Absent,
             rootfs: RootfsState::Absent,
+            limit: None,
             files: FilesState::Absent,
             in_flight: None,
             failure: None,

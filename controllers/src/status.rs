@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 use stower_crds::{
-    Condition, ConditionStatus, ConditionType, ContainerState, ContainerStateKind, ContainerStatus, Phase,
-    Reason, StateRunning, StateTerminated, StateWaiting, Time,
+    Condition, ConditionStatus, ConditionType, ContainerSpec, ContainerState, ContainerStateKind,
+    ContainerStatus, Phase, Quantity, Reason, ResourceStatus, StateRunning, StateTerminated, StateWaiting,
+    Time,
 };
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     desired::Declared,
     disk::DiskPressure,
     image::{ImageNeed, image_need},
+    limit,
     observed::{CgroupState, ImageState, ObservedContainer, ProcessState},
     record::{EndCause, Ended, LaunchStage, Record, RecordState},
     resolve::{Problem, ProblemKind, sentence},
@@ -65,6 +67,7 @@ pub fn container_status(input: &StatusInput<'_>, now: &Now) -> ContainerStatus {
     // Those of the last run stay told after its end.
     let ran = record.launch.as_ref().filter(|launch| launch.stage == LaunchStage::Started);
     status.mounts = ran.map_or_else(Vec::new, |launch| launch.mounts.clone());
+    status.resources = ran.and_then(|launch| given(&launch.spec, input.observed));
     let told = tell(input, record, now);
     if let Some((phase, state)) = &told.state {
         let ended =
@@ -80,7 +83,39 @@ pub fn container_status(input: &StatusInput<'_>, now: &Now) -> ContainerStatus {
         }
     }
     conditions(&mut status, declared, Some(record), &told, now.wall);
+    match resize_pending(input, record) {
+        Some((reason, message)) => status.conditions.set(Condition {
+            type_: ConditionType::ResizePending,
+            status: ConditionStatus::True,
+            observed_generation: Some(declared.generation),
+            last_transition_time: Time(now.wall),
+            reason,
+            message,
+        }),
+        None => drop(status.conditions.remove(&ConditionType::ResizePending)),
+    }
     status
+}
+
+/// What a run was given, by the spec that it was last told of and by what its layer says.
+fn given(spec: &ContainerSpec, observed: &ObservedContainer) -> Option<ResourceStatus> {
+    let (mut limits, requests) = (spec.resources.limits.clone(), spec.resources.requests.clone());
+    if let Some(limit) = observed.limit.filter(|limit| !limit.is(limit::wanted(spec))) {
+        limits.ephemeral_storage = limit.bytes.map(Quantity::from_bytes);
+    }
+    Some(ResourceStatus { limits, requests }).filter(|given| *given != ResourceStatus::default())
+}
+
+/// Why resources are not as declared.
+fn resize_pending(input: &StatusInput<'_>, record: &Record) -> Option<(Reason, String)> {
+    let StatusInput { declared, observed, .. } = *input;
+    // Another run has begun with what is declared.
+    let run = record.launch.as_ref().map(|launch| launch.run);
+    let failed = observed.failure.as_ref();
+    if let Some(failure) = failed.filter(|it| it.action == ActionKind::Update && it.run == run) {
+        return Some((failure.reason.as_str().into(), failure.message.clone()));
+    }
+    limit::kept(&declared.spec, observed).map(|kept| (kept.reason, kept.message))
 }
 
 /// What is to be said.

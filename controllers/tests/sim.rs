@@ -265,6 +265,7 @@ impl World {
                         Some(image) => RootfsState::Present { image: Some(image) },
                         None => RootfsState::Absent,
                     },
+                    limit: None,
                     files: if machine.files { FilesState::Present } else { FilesState::Absent },
                     in_flight: self
                         .queue

@@ -19,7 +19,8 @@ pub(crate) const LEAST: u64 = 8 << 20;
 /// Above this, mke2fs makes journals that are larger than a container has use for (mke2fs(8), `-J`), and they take
 /// real room.
 const LARGE: u64 = 16 << 30;
-const BLOCK: u64 = 4096;
+/// Files are as many of these as hold what was asked for.
+pub(crate) const BLOCK: u64 = 4096;
 /// How long a device may stay mounted after we let go of it.
 const FREE_TRIES: u32 = 50;
 const FREE_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
@@ -103,9 +104,7 @@ fn stretch(file: &File, path: &Path, bytes: u64) -> Result<u64, Ext4Error> {
         Ok(()) => Ok(length),
         // Longer than a file can be there.
         Err(Errno::FBIG | Errno::INVAL) => {
-            let stat = rustix::fs::statvfs(path).map_err(Ext4Error::io("measure", path))?;
-            let most = stat.f_blocks.saturating_mul(stat.f_frsize);
-            Err(Ext4Error::TooLarge { want: bytes, most, at: path.to_owned() })
+            Err(Ext4Error::TooLarge { want: bytes, most: room(path)?, at: path.to_owned() })
         }
         Err(error) => Err(Ext4Error::io("enlarge", path)(error)),
     }
@@ -114,6 +113,41 @@ fn stretch(file: &File, path: &Path, bytes: u64) -> Result<u64, Ext4Error> {
 /// The length of the file of so many bytes.
 pub(crate) fn length(bytes: u64) -> u64 {
     bytes.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX)
+}
+
+/// Whether a filesystem of so many bytes can be in the file at `path`, when all else there is removed.
+pub(crate) fn fits(path: &Path, bytes: u64) -> Result<(), Ext4Error> {
+    let most = room(path)?;
+    if bytes > most { Err(Ext4Error::TooLarge { want: bytes, most, at: path.to_owned() }) } else { Ok(()) }
+}
+
+/// All bytes of the filesystem that the file is on.
+fn room(path: &Path) -> Result<u64, Ext4Error> {
+    let dir = path.parent().unwrap_or(path);
+    let stat = rustix::fs::statvfs(dir).map_err(Ext4Error::io("measure", dir))?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
+/// Whether the programs and devices are there that all this needs.
+pub(crate) fn works() -> bool {
+    Path::new("/dev/loop-control").exists()
+        && ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join("mkfs.ext4").exists())
+}
+
+/// Whether the filesystem is as large as its file, from its superblock (kernel documentation,
+/// filesystems/ext4/super.rst). It may say that it is not while it was just made so.
+pub(crate) fn is_filled_out(path: &Path) -> Result<bool, Ext4Error> {
+    use std::os::unix::fs::FileExt;
+    let file = File::open(path).map_err(Ext4Error::io("open", path))?;
+    let length = file.metadata().map_err(Ext4Error::io("look at", path))?.len();
+    let number = |at: u64| -> Result<u64, Ext4Error> {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, 1024 + at).map_err(Ext4Error::io("read", path))?;
+        Ok(u64::from(u32::from_le_bytes(bytes)))
+    };
+    // s_blocks_count_lo and s_blocks_count_hi.
+    let blocks = number(0x4)? | number(0x150)? << 32;
+    Ok(blocks.saturating_mul(BLOCK) == length)
 }
 
 /// Makes the file, with nothing in it yet.
@@ -188,6 +222,15 @@ pub(crate) fn fill_out(path: &Path, length: u64) -> Result<(), Ext4Error> {
         }
         Err(error) => Err(Ext4Error::io("enlarge the filesystem in", path)(error)),
     }
+}
+
+/// Makes a file that [`lengthen`] has made longer, and whose filesystem could not follow because it is in use, as long as the
+/// filesystem is.
+pub(crate) fn take_back(path: &Path, length: u64) -> Result<(), Ext4Error> {
+    let file = OpenOptions::new().write(true).open(path).map_err(Ext4Error::io("open", path))?;
+    file.set_len(length).map_err(Ext4Error::io("shorten", path))?;
+    let device = attach(path)?;
+    loopdev::take_size(&device).map_err(Ext4Error::io("shorten the loop device of", path))
 }
 
 /// Both programs open the device for themselves alone, so neither touches one that is mounted anywhere.

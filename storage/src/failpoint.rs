@@ -58,6 +58,18 @@ pub const DEVICEMAPPER: &[&str] = &[
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub const POOL: &[&str] = &["pool.stretched"];
 
+/// Those of limited snapshots on overlay.
+#[cfg(any(feature = "failpoints", debug_assertions))]
+pub const LIMITED: &[&str] = &[
+    "prepare.image_made",
+    "prepare.image_formatted",
+    "resize.stretched",
+    "resize.filled",
+    "commit.copied",
+    "commit.noted",
+    "commit.placed",
+];
+
 /// Those of volumes.
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub const VOLUMES: &[&str] = &[
@@ -102,7 +114,7 @@ pub(crate) fn skipped(name: &str) -> bool {
 
 #[cfg(any(feature = "failpoints", debug_assertions))]
 pub(crate) fn reach(name: &str) {
-    let known = [ALL, BTRFS, DEVICEMAPPER, POOL, VOLUMES].concat();
+    let known = [ALL, BTRFS, DEVICEMAPPER, LIMITED, POOL, VOLUMES].concat();
     debug_assert!(known.contains(&name), "a failpoint that is not listed: {name}");
     if std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name) {
         // No destructor and no buffer gets a chance.

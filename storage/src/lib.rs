@@ -54,8 +54,8 @@ pub use diff::{Change, ChangeKind, DiffError, Trees};
 pub use digest::{ChainId, DiffId, Digest, Hasher, ParseDigestError, VerifyReader, WrongContent};
 pub use driver::options::OptionError;
 pub use driver::{
-    Driver, DriverError, DriverStatus, Fill, Found, LayerRecord, ParseKeyError, PoolStatus, Pressure, Reread,
-    SnapshotKey, SnapshotKind, SnapshotRecord, Unpack, Usage,
+    Driver, DriverError, DriverStatus, Fill, Found, LayerRecord, LimitChange, ParseKeyError, PoolStatus,
+    Pressure, Reread, SnapshotKey, SnapshotKind, SnapshotLimit, SnapshotRecord, Unpack, Usage,
 };
 pub use ext4::Ext4Error;
 pub use image::{

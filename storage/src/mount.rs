@@ -17,7 +17,7 @@ impl std::ops::Deref for Mounts {
     }
 }
 
-/// One mount. Paths are absolute.
+/// One mount. Paths are absolute, but for those [`on`](Mount::Overlay::on) a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mount {
     /// An overlay (kernel documentation, filesystems/overlayfs.rst).
@@ -30,6 +30,9 @@ pub enum Mount {
         work: Option<PathBuf>,
         /// More options, as `name` or `name=value`.
         options: Vec<String>,
+        /// The [`Block`](Self::Block) filesystem that all paths which are not absolute begin at. It is mounted for this alone
+        /// and never seen.
+        on: Option<Box<Mount>>,
     },
     /// A directory that is there already.
     Bind {

@@ -12,6 +12,7 @@ macro_rules! suite {
     ($($check:ident)*) => {
         suite!(@subject root_overlay, "overlay", [], $($check)*);
         suite!(@subject root_overlay_xfs, "overlay_xfs", [], $($check)*);
+        suite!(@subject root_overlay_limited, "overlay_limited", [], $($check)*);
         suite!(@subject root_btrfs, "btrfs", [], $($check)*);
         suite!(@subject root_btrfs_quota, "btrfs_quota", [], $($check)*);
         suite!(@subject root_native, "native", [], $($check)*);
@@ -55,7 +56,7 @@ suite! {
     create_empty create_base create_snap deep_layer_read diff_apply changes_exact concurrent_snapshots
     merged_trees_equal
 
-    quota quota_grows quota_is_of_one quota_refused
+    quota quota_grows quota_is_of_one quota_refused quota_is_told quota_changes_nothing_else
 
     layer_file_update remove_directory_in_lower deleted_files_in_child move_file_from_lower rename chown_lower
     chmod_lower directory_permission_on_commit root_permission unix_socket directory_inode_stability
@@ -70,6 +71,7 @@ fn every_subject_runs() {
     let here = [
         root_overlay::NAME,
         root_overlay_xfs::NAME,
+        root_overlay_limited::NAME,
         root_btrfs::NAME,
         root_btrfs_quota::NAME,
         root_native::NAME,

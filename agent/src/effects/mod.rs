@@ -9,12 +9,12 @@ use std::{
 };
 
 use stower_controllers::{
-    Act, Action, ActionKind, CgroupState, Exit, FailureReason, ImageDigest, ProcessState, PullFailure, Run,
-    Stopping, StoreFacts, WrittenFiles,
+    Act, Action, ActionKind, CgroupState, Exit, FailureReason, ImageDigest, LayerLimit, LimitChange,
+    ProcessState, PullFailure, Run, Stopping, StoreFacts, WrittenFiles,
 };
 use stower_crds::{Generation, Uid};
 use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter, start::Runtime};
-use stower_storage::{Reference, SnapshotKey, Storage, Volumes};
+use stower_storage::{DriverError, Reference, SnapshotError, SnapshotKey, Storage, Volumes};
 use tokio::sync::mpsc;
 
 use crate::{config::Config, disk::Keeper, metrics::Metrics, paths::Paths, time};
@@ -48,13 +48,13 @@ pub(crate) enum Done {
     /// The image could not be had.
     PullFailed { reason: PullFailure, message: String },
     /// The process runs.
-    Started { run: Run, process: ProcessState, files: WrittenFiles },
+    Started { run: Run, process: ProcessState, files: WrittenFiles, limit: Option<LayerLimit> },
     /// The shim was told to end the process, which may take until then.
     Stopping { run: Run, stopping: Stopping },
     /// The cgroup is as it says.
     Killed { cgroup: CgroupState },
-    /// The limits are set.
-    Updated,
+    /// The limits are set, as far as they can be; that of the writable layer is this.
+    Updated { limit: Option<LayerLimit> },
     /// Files are as they should be.
     Refreshed { files: WrittenFiles },
     /// The stores are there.
@@ -238,6 +238,8 @@ impl Effects {
 
     /// A shim that ended cannot run: what is found is an exit record or the lack of one.
     fn tell_end(&self, uid: &Uid, run: Run) {
+        // Before the next run can begin.
+        self.release(uid);
         let (process, cgroup) = self.look(uid);
         let _ = self.told.send(Told::Ended { uid: uid.clone(), run, process, cgroup });
     }
@@ -312,14 +314,53 @@ impl Effects {
     }
 
     fn update(&self, uid: &Uid, run: Run, spec: &stower_crds::ContainerSpec) -> Done {
-        match self.cgroups.update(uid.as_str(), &start::limits(spec)) {
-            Ok(()) => Done::Updated,
-            Err(error) => Done::Failed {
+        let updated = self.cgroups.update(uid.as_str(), &start::limits(spec)).map_err(|error| chain(&error));
+        match updated.and_then(|()| self.resize(uid, start::layer_limit(spec))) {
+            Ok(()) => Done::Updated { limit: self.limit(uid) },
+            Err(message) => Done::Failed {
                 run: Some(run),
                 reason: FailureReason::UpdateContainerError,
-                message: chain(&error),
+                message,
                 cgroup: self.cgroup(uid),
             },
+        }
+    }
+
+    /// Gives the writable layer another limit, as far as its driver can: what is kept is told by [`limit`](Self::limit).
+    fn resize(&self, uid: &Uid, want: Option<u64>) -> Result<(), String> {
+        match self.storage.snapshots().resize(&Self::snapshot(uid), want) {
+            Ok(())
+            | Err(SnapshotError::Driver(_, _, DriverError::LimitKept { .. } | DriverError::NoLimit { .. })) => {
+                Ok(())
+            }
+            Err(error) => Err(chain(&error)),
+        }
+    }
+
+    /// The limit of the writable layer; `None` when there is none, or it cannot be told.
+    fn limit(&self, uid: &Uid) -> Option<LayerLimit> {
+        let limit = self.storage.snapshots().limit(&Self::snapshot(uid));
+        let limit = limit.inspect_err(|error| match error {
+            SnapshotError::NotFound(_) => {}
+            error => tracing::warn!(%uid, error = %chain(error), "cannot tell the limit of a writable layer"),
+        });
+        limit.ok().map(|limit| LayerLimit {
+            bytes: limit.bytes,
+            without: limit.without,
+            block: limit.block,
+            change: match limit.change {
+                stower_storage::LimitChange::Any => LimitChange::Any,
+                stower_storage::LimitChange::Grow => LimitChange::Grow,
+                stower_storage::LimitChange::Fresh => LimitChange::Fresh,
+                stower_storage::LimitChange::Never => LimitChange::Never,
+            },
+        })
+    }
+
+    /// Lets go of what the root filesystem of a run took, once that has ended or has not come to be.
+    fn release(&self, uid: &Uid) {
+        if let Err(error) = self.storage.snapshots().deactivate(&Self::snapshot(uid)) {
+            tracing::warn!(%uid, error = %chain(&error), "cannot let go of a root filesystem");
         }
     }
 

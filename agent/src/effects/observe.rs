@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use stower_controllers::{CgroupState, FilesState, ProcessState, RootfsState, Run};
+use stower_controllers::{CgroupState, FilesState, LayerLimit, ProcessState, RootfsState, Run};
 use stower_crds::Uid;
 use stower_runtime::{Adoption, adopt};
 
@@ -14,6 +14,7 @@ pub(crate) struct Found {
     pub(crate) process: ProcessState,
     pub(crate) cgroup: CgroupState,
     pub(crate) rootfs: RootfsState,
+    pub(crate) limit: Option<LayerLimit>,
     pub(crate) files: FilesState,
 }
 
@@ -80,7 +81,8 @@ impl Effects {
         let files = [run_dir, self.paths.container_data(uid.as_str()), self.paths.logs(uid.as_str())];
         let files =
             if files.iter().any(|dir| dir.exists()) { FilesState::Present } else { FilesState::Absent };
-        Found { process, cgroup: self.cgroup(uid), rootfs, files }
+        let limit = snapshot.and_then(|_| self.limit(uid));
+        Found { process, cgroup: self.cgroup(uid), rootfs, limit, files }
     }
 
     /// A container whose shim is known to have ended.

@@ -14,7 +14,7 @@ use stower_runtime::{
     job::{LogLimits, RootFs, StartRequest},
     start::Started,
 };
-use stower_storage::{Image, Mount, SnapshotKey};
+use stower_storage::{DriverError, Ext4Error, Image, Mount, PrepareError, SnapshotKey};
 
 use super::{Done, Effects, START_DEADLINE, chain, devices, failpoint, files, spec, volumes};
 use crate::paths::private_dir;
@@ -66,6 +66,11 @@ pub(super) fn limits(spec: &ContainerSpec) -> Limits {
     }
 }
 
+/// The most that may be written to the root filesystem, in bytes.
+pub(super) fn layer_limit(spec: &ContainerSpec) -> Option<u64> {
+    spec.resources.limits.ephemeral_storage.as_ref().and_then(Quantity::units)
+}
+
 /// The period in which a limit on processor time counts, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -102,9 +107,11 @@ impl Effects {
         match started {
             Ok(process) => {
                 let files = wanted.resolved.files();
-                Done::Started { run: wanted.run, process, files }
+                let limit = self.limit(&wanted.uid);
+                Done::Started { run: wanted.run, process, files, limit }
             }
             Err(Failed(reason, message)) => {
+                self.release(&wanted.uid);
                 let cgroup = self.cgroup(&wanted.uid);
                 Done::Failed { run: Some(wanted.run), reason, message, cgroup }
             }
@@ -138,6 +145,7 @@ impl Effects {
         let own = self.paths.container_data(uid);
         let declared_devices = devices::declared(&wanted.spec).map_err(config)?;
         self.check_volumes(&wanted.resolved).map_err(|error| config(error.to_string()))?;
+        self.check_layer(wanted).map_err(config)?;
         failpoint("start.checked");
         if wanted.storage == StorageMode::New {
             remove_tree(&own).map_err(create)?;
@@ -162,7 +170,25 @@ impl Effects {
         let built = self.specify(wanted, &image, declared_devices, &run_dir)?;
 
         let snapshots = self.storage.snapshots();
-        snapshots.prepare(&snapshot, Some(&image.chain_id)).map_err(|error| create(chain(&error)))?;
+        let made = match layer_limit(&wanted.spec) {
+            None => snapshots.prepare(&snapshot, Some(&image.chain_id)),
+            Some(limit) => snapshots.prepare_limited(&snapshot, Some(&image.chain_id), limit),
+        };
+        match made {
+            // One that is there and cannot have it is run as it is; the status tells.
+            Ok(()) | Err(PrepareError::Driver(_, DriverError::LimitKept { .. })) => {}
+            Err(
+                error @ PrepareError::Driver(
+                    _,
+                    DriverError::NoLimit { .. }
+                    | DriverError::LimitTooSmall { .. }
+                    | DriverError::Ext4(Ext4Error::TooLarge { .. }),
+                ),
+            ) => {
+                return Err(config(format!("resources.limits.ephemeral-storage: {}", chain(&error))));
+            }
+            Err(error) => return Err(create(chain(&error))),
+        }
         let mounts = snapshots.activate(&snapshot).map_err(|error| create(chain(&error)))?;
         let root = root(&mounts.0).map_err(create)?;
         failpoint("start.rootfs");
@@ -233,6 +259,38 @@ impl Effects {
         let has_layer = || self.storage.snapshots().list().iter().any(|it| it.key == *snapshot);
         if pressure.is_on() && !(wanted.storage == StorageMode::Keep && has_layer()) {
             return Err(Failed(FailureReason::DiskPressure, pressure.message.clone()));
+        }
+        Ok(())
+    }
+
+    /// Whether a writable layer can be had as it is asked for, before the one that is there goes.
+    fn check_layer(&self, wanted: &Wanted) -> Result<(), String> {
+        let snapshots = self.storage.snapshots();
+        if layer_limit(&wanted.spec).is_some() {
+            let status = snapshots.status();
+            let status = status.map_err(|error| format!("cannot look at the storage: {}", chain(&error)))?;
+            if !status.limits {
+                return Err(format!(
+                    "resources.limits.ephemeral-storage: the storage driver {} cannot limit what a container writes on \
+                     this node: use overlay with loop devices and e2fsprogs, devicemapper or btrfs with quotas, or take the \
+                     limit away",
+                    snapshots.driver()
+                ));
+            }
+        }
+        let Some(request) = wanted.spec.resources.requests.ephemeral_storage.as_ref() else { return Ok(()) };
+        let key = Self::snapshot(&wanted.uid);
+        let is_new = wanted.storage != StorageMode::Keep || snapshots.list().iter().all(|it| it.key != key);
+        let stat = rustix::fs::statvfs(&self.paths.data)
+            .map_err(|error| format!("cannot measure {}: {error}", self.paths.data.display()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if is_new && request.units().is_some_and(|bytes| bytes > free) {
+            return Err(format!(
+                "resources.requests.ephemeral-storage: {request} are asked for, and {} has {} free: free some, or ask for \
+                 less",
+                self.paths.data.display(),
+                Quantity::from_bytes(free)
+            ));
         }
         Ok(())
     }
@@ -321,9 +379,17 @@ fn root(mounts: &[Mount]) -> Result<RootFs, String> {
     let [mount] = mounts else {
         return Err(format!("the storage driver gave {} mounts for one root filesystem", mounts.len()));
     };
-    Ok(match mount.clone() {
-        Mount::Overlay { lower, upper, work, options } => RootFs::Overlay { lower, upper, work, options },
+    Ok(tree(mount.clone()))
+}
+
+/// One mount as the runtime has it.
+pub(super) fn tree(mount: Mount) -> RootFs {
+    match mount {
+        Mount::Overlay { lower, upper: Some(upper), work: Some(work), options, on: Some(on) } => {
+            RootFs::OverlayOn { block: Box::new(tree(*on)), lower, upper, work, options }
+        }
+        Mount::Overlay { lower, upper, work, options, .. } => RootFs::Overlay { lower, upper, work, options },
         Mount::Bind { source, readonly } => RootFs::Bind { path: source, readonly },
         Mount::Block { device, fstype, options } => RootFs::Block { device, fstype, options },
-    })
+    }
 }

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use stower_controllers::{ImageDigest, MountWhat, Resolved, ResolvedMount, StoreId};
 use stower_crds::{HostPathType, MountPropagation, StorageMedium, Uid};
 use stower_runtime::job::{RootFs, SubPath, VolumeMount};
-use stower_storage::{FillSource, ImageTree, Mount, VolumeDriver, VolumeKey, VolumeOptions};
+use stower_storage::{FillSource, ImageTree, VolumeDriver, VolumeKey, VolumeOptions};
 
 use super::{Effects, chain, files, values};
 
@@ -179,12 +179,7 @@ impl Effects {
         self.volumes.ensure_data(key).map_err(|error| chain(&error))?;
         let active = self.volumes.activate(key).map_err(|error| chain(&error))?;
         holds.extend(active.hold);
-        let tree = match active.mount {
-            Mount::Overlay { lower, upper, work, options } => RootFs::Overlay { lower, upper, work, options },
-            Mount::Bind { source, readonly } => RootFs::Bind { path: source, readonly },
-            Mount::Block { device, fstype, options } => RootFs::Block { device, fstype, options },
-        };
-        Ok((tree, active.inside))
+        Ok((super::start::tree(active.mount), active.inside))
     }
 
     /// Fills a store from an image, whose tree is opened once for all paths.

@@ -187,6 +187,7 @@ impl Engine {
         seen.process = found.process;
         seen.cgroup = found.cgroup;
         seen.rootfs = rootfs;
+        seen.limit = found.limit;
         seen.files = found.files;
         self.observe_image(uid);
     }
@@ -413,8 +414,9 @@ impl Engine {
                 self.pulled(uid, took);
             }
             Done::PullFailed { reason, message } => self.pull_failed(uid, reason, message, &now),
-            Done::Started { run, process, files } => {
+            Done::Started { run, process, files, limit } => {
                 seen.files_written = Some(files);
+                seen.limit = limit;
                 // A short run may have ended before its start was told.
                 if seen.process.run().is_none_or(|known| known < run) {
                     seen.process = process;
@@ -435,13 +437,17 @@ impl Engine {
             Done::Killed { cgroup } => {
                 seen.cgroup = cgroup;
             }
-            Done::Updated => seen.updated = generation,
+            Done::Updated { limit } => {
+                seen.updated = generation;
+                seen.limit = limit;
+            }
             Done::Refreshed { files } => seen.files_written.get_or_insert_default().extend(files),
             Done::Made { .. } | Done::StoresRemoved => {}
             Done::TornDown => {
                 seen.process = ProcessState::Absent;
                 seen.cgroup = CgroupState::Absent;
                 seen.rootfs = RootfsState::Absent;
+                seen.limit = None;
                 seen.files = FilesState::Absent;
             }
             Done::Failed { run, reason, message, cgroup } => {

@@ -23,8 +23,6 @@ const CONTAINER: &[(&str, Support)] = &[
     ("spec.imagePullSecrets", Unset),
     ("spec.ports[].hostPort", Unset),
     ("spec.ports[].hostIP", Unset),
-    ("spec.resources.limits.ephemeral-storage", Unset),
-    ("spec.resources.requests.ephemeral-storage", Unset),
     ("spec.restart.rules", Unset),
     ("spec.startupProbe", Unset),
     ("spec.livenessProbe", Unset),

@@ -88,6 +88,14 @@ fn rules_give_their_messages() {
             "spec.resources: the request of cpu must not be above its limit",
         ),
         (
+            json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" }, "requests": { "ephemeral-storage": "1025Mi" } } }),
+            "spec.resources: the request of ephemeral-storage must not be above its limit",
+        ),
+        (
+            json!({ "resources": { "limits": { "ephemeral-storage": 0 } } }),
+            "spec.resources: the limit of ephemeral-storage must be above 0",
+        ),
+        (
             json!({ "resources": { "requests": { "pids": 5 } } }),
             "spec.resources: pids has a limit only, no request",
         ),

@@ -19,7 +19,7 @@ pub use lifecycle::{
     ExecAction, GrpcAction, HttpGetAction, HttpHeader, IntOrString, Lifecycle, LifecycleHandler, Probe,
     SleepAction, TcpSocketAction, UriScheme,
 };
-pub use resources::{Device, ResourceList, ResourceRequirements, Rlimit, RlimitName};
+pub use resources::{Device, ResourceList, ResourceRequirements, ResourceStatus, Rlimit, RlimitName};
 pub use restart::{
     Backoff, ExitCodeMatch, Restart, RestartPolicy, RestartRule, RootfsPolicy, RuleAction, SetOperator,
 };

@@ -11,6 +11,8 @@ use crate::Quantity;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("!has(self.limits) || !has(self.requests) || !has(self.limits.cpu) || !has(self.requests.cpu) || quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0", "the request of cpu must not be above its limit"))]
 #[x_kube(validation = ("!has(self.limits) || !has(self.requests) || !has(self.limits.memory) || !has(self.requests.memory) || quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0", "the request of memory must not be above its limit"))]
+#[x_kube(validation = ("!has(self.limits) || !has(self.requests) || !has(self.limits.ephemeral__dash__storage) || !has(self.requests.ephemeral__dash__storage) || quantity(string(self.requests.ephemeral__dash__storage)).compareTo(quantity(string(self.limits.ephemeral__dash__storage))) <= 0", "the request of ephemeral-storage must not be above its limit"))]
+#[x_kube(validation = ("!has(self.limits) || !has(self.limits.ephemeral__dash__storage) || quantity(string(self.limits.ephemeral__dash__storage)).isGreaterThan(quantity('0'))", "the limit of ephemeral-storage must be above 0"))]
 #[x_kube(validation = ("!has(self.requests) || !has(self.requests.pids)", "pids has a limit only, no request"))]
 pub struct ResourceRequirements {
     /// The most that the container gets.
@@ -28,6 +30,18 @@ impl ResourceRequirements {
     }
 }
 
+/// What a container has been given, which may lag behind what is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    /// The most that it gets.
+    #[serde(default, skip_serializing_if = "ResourceList::is_empty")]
+    pub limits: ResourceList,
+    /// What is set aside for it.
+    #[serde(default, skip_serializing_if = "ResourceList::is_empty")]
+    pub requests: ResourceList,
+}
+
 /// Amounts of resources.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -41,7 +55,8 @@ pub struct ResourceList {
     /// Number of processes and threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<Quantity>,
-    /// Size of the writable layer, in bytes.
+    /// What the container writes to its root filesystem, in bytes. A limit can become larger at any time; a smaller one takes
+    /// effect with the next new writable layer. A request must be free on the disk for a new layer to be made.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "ephemeral-storage")]
     pub ephemeral_storage: Option<Quantity>,
 }

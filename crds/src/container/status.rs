@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, Time, text::open_names};
+use crate::{Generation, ResourceStatus, Time, text::open_names};
 
 /// What the agent says it sees.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +37,9 @@ pub struct ContainerStatus {
     /// What is mounted in the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountStatus>,
+    /// What the run that is told of was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceStatus>,
     /// What holds of the container, one of each type.
     #[serde(default, skip_serializing_if = "Conditions::is_empty")]
     pub conditions: Conditions,
@@ -216,6 +219,8 @@ open_names! {
         Held,
         /// What the agent sees is certain.
         Observed,
+        /// A change of resources has not taken effect; as `PodResizePending` of a Pod.
+        ResizePending,
     }
 }
 
@@ -284,6 +289,12 @@ open_names! {
         ContainerStatusUnknown,
         /// The end of a machine's run ended it.
         Rebooted,
+        /// Smaller than what is there, which is kept.
+        CannotShrink,
+        /// A change that takes effect later; the word of a Pod's resize.
+        Deferred,
+        /// A change that this node cannot make; the word of a Pod's resize.
+        Infeasible,
         /// As many restarts as are allowed were in vain.
         RetriesExhausted,
         /// What is on the machine cannot be told.

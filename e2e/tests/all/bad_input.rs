@@ -62,7 +62,6 @@ fn fields_that_are_not_built_yet_are_refused_by_name() -> Result<()> {
             "spec.restart.rules",
             "  restart: {rules: [{exitCodes: {operator: In, values: [3]}, action: Stop}]}\n",
         ),
-        ("spec.resources.limits.ephemeral-storage", "  resources: {limits: {ephemeral-storage: 1Gi}}\n"),
     ] {
         refused_with(&node, &container("a", "busybox", body), &[field, "not supported by this version"])?;
     }

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use super::options::{self, OptionError};
 use super::store::{Removed, Staging, Store, make_private, open_dir, remove_tree};
 use super::{
-    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack,
-    Usage,
+    Driver, DriverError, DriverStatus, Found, LayerRecord, LimitChange, Reread, SnapshotKind, SnapshotLimit,
+    SnapshotRecord, Unpack, Usage,
 };
 use crate::diff::Trees;
 use crate::digest::ChainId;
@@ -102,7 +102,7 @@ impl Btrfs {
         Ok(staging)
     }
 
-    fn limit(&self, at: &Path, limit: Option<u64>) -> Result<(), DriverError> {
+    fn set_limit(&self, at: &Path, limit: Option<u64>) -> Result<(), DriverError> {
         let refused = |why: String| Err(DriverError::NoLimit { driver: NAME, why });
         if let Some(bytes) = limit.filter(|bytes| *bytes < self.min_space) {
             return refused(format!("{bytes} bytes are less than {MIN_SPACE}={}", self.min_space));
@@ -288,7 +288,7 @@ impl Driver for Btrfs {
             (_, parent) => self.subvolume(parent)?,
         };
         if limit.is_some() {
-            self.limit(&staging.path().join(TREE), limit)?;
+            self.set_limit(&staging.path().join(TREE), limit)?;
             failpoint!("btrfs.limited");
         }
         self.store.place_snapshot(staging, snapshot)
@@ -296,13 +296,24 @@ impl Driver for Btrfs {
 
     fn resize(&self, snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
         match (snapshot.kind, limit) {
-            (SnapshotKind::Writable, _) => self.limit(&self.own(snapshot), limit),
+            (SnapshotKind::Writable, _) => self.set_limit(&self.own(snapshot), limit),
             (SnapshotKind::View, None) => Ok(()),
             (SnapshotKind::View, Some(_)) => {
                 let why = "nothing can be written to a view".to_owned();
                 Err(DriverError::NoLimit { driver: NAME, why })
             }
         }
+    }
+
+    fn limit(&self, snapshot: &SnapshotRecord) -> Result<SnapshotLimit, DriverError> {
+        if snapshot.kind == SnapshotKind::View || self.quotas()? == Quotas::Off {
+            return Ok(SnapshotLimit::NONE);
+        }
+        let at = self.own(snapshot);
+        let root = open_dir(&at)?;
+        let bytes = ioctl::id(&root).and_then(|id| tree::max_exclusive(&root, id));
+        let bytes = bytes.map_err(DriverError::io("tell the limit of", at))?;
+        Ok(SnapshotLimit { bytes, change: LimitChange::Any, ..SnapshotLimit::NONE })
     }
 
     fn status(&self) -> Result<DriverStatus, DriverError> {
@@ -363,7 +374,7 @@ impl Driver for Btrfs {
             // It stays what it was.
             return set_read_only(&own, false).and(Err(error));
         }
-        if let Err(error) = self.limit(&self.tree(&layer.chain), None) {
+        if let Err(error) = self.set_limit(&self.tree(&layer.chain), None) {
             tracing::debug!(%error, chain = %layer.chain, "a layer keeps a limit, which nothing can reach");
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! A copy of a tree that nothing distinguishes from it.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,53 +16,67 @@ const READ_DIR: OFlags =
 /// Copies all of `from` into the empty directory `to`: content (shared where the filesystem can), holes, links between
 /// files, owners, modes, times, extended attributes, nodes.
 pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    // The first name of each file that has several.
-    let root = to.as_fd();
-    let mut linked: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
-    level(from, to, &mut Vec::new(), root, &mut linked)
+    Copy { root: to.as_fd(), linked: HashMap::new(), marks: false }.level(from, to, &mut Vec::new())
 }
 
 /// Far deeper than any layer can make it; each level takes two descriptors, and room on the stack.
 const MAX_DEPTH: usize = 300;
 
-fn level(
-    from: &OwnedFd,
-    to: &OwnedFd,
-    path: &mut Vec<u8>,
-    root: BorrowedFd<'_>,
-    linked: &mut HashMap<(u64, u64), Vec<u8>>,
-) -> io::Result<()> {
-    for name in names(from)? {
-        let stat = stat(from, name.to_bytes())?;
-        let length = path.len();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.to_bytes());
-        if kind(&stat) == FileType::Directory {
-            if path.iter().filter(|byte| **byte == b'/').count() >= MAX_DEPTH {
-                return Err(io::Error::other("directories are too deep to be copied"));
+/// The same of a directory that overlayfs has written to: its marks on directories that hide lower ones are copied too.
+pub(crate) fn copy_upper(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    Copy { root: to.as_fd(), linked: HashMap::new(), marks: true }.level(from, to, &mut Vec::new())
+}
+
+/// The mark (kernel documentation, filesystems/overlayfs.rst, "Whiteouts and opaque directories").
+const OPAQUE: &CStr = c"trusted.overlay.opaque";
+
+struct Copy<'a> {
+    root: BorrowedFd<'a>,
+    /// The first name of each file that has several.
+    linked: HashMap<(u64, u64), Vec<u8>>,
+    marks: bool,
+}
+
+impl Copy<'_> {
+    fn level(&mut self, from: &OwnedFd, to: &OwnedFd, path: &mut Vec<u8>) -> io::Result<()> {
+        for name in names(from)? {
+            let stat = stat(from, name.to_bytes())?;
+            let length = path.len();
+            if !path.is_empty() {
+                path.push(b'/');
             }
-            fs::mkdirat(to, &name, Mode::RWXU)?;
-            let inner_from = fs::openat(from, &name, READ_DIR, Mode::empty())?;
-            let inner_to = fs::openat(to, &name, READ_DIR, Mode::empty())?;
-            level(&inner_from, &inner_to, path, root, linked)?;
-        } else {
-            let first = (stat.st_nlink > 1).then(|| linked.get(&(stat.st_dev, stat.st_ino))).flatten();
-            match first {
-                // Links are within what we copied ourselves, of real directories.
-                Some(first) => fs::linkat(root, first.as_slice(), to, &name, AtFlags::empty())?,
-                None => {
-                    leaf(from, to, name.to_bytes(), &stat)?;
-                    if stat.st_nlink > 1 {
-                        linked.insert((stat.st_dev, stat.st_ino), path.clone());
+            path.extend_from_slice(name.to_bytes());
+            if kind(&stat) == FileType::Directory {
+                if path.iter().filter(|byte| **byte == b'/').count() >= MAX_DEPTH {
+                    return Err(io::Error::other("directories are too deep to be copied"));
+                }
+                fs::mkdirat(to, &name, Mode::RWXU)?;
+                let inner_from = fs::openat(from, &name, READ_DIR, Mode::empty())?;
+                let inner_to = fs::openat(to, &name, READ_DIR, Mode::empty())?;
+                self.level(&inner_from, &inner_to, path)?;
+            } else {
+                let first =
+                    (stat.st_nlink > 1).then(|| self.linked.get(&(stat.st_dev, stat.st_ino))).flatten();
+                match first {
+                    // Links are within what we copied ourselves, of real directories.
+                    Some(first) => fs::linkat(self.root, first.as_slice(), to, &name, AtFlags::empty())?,
+                    None => {
+                        leaf(from, to, name.to_bytes(), &stat)?;
+                        if stat.st_nlink > 1 {
+                            self.linked.insert((stat.st_dev, stat.st_ino), path.clone());
+                        }
                     }
                 }
             }
+            path.truncate(length);
         }
-        path.truncate(length);
+        if self.marks
+            && let Some(mark) = Attributes::of_fd(from).get(OPAQUE)?
+        {
+            Attributes::of_fd(to).set(OPAQUE, &mark)?;
+        }
+        copy_dir_meta(from, to)
     }
-    copy_dir_meta(from, to)
 }
 
 fn leaf(from: &OwnedFd, to: &OwnedFd, name: &[u8], stat: &Stat) -> io::Result<()> {

@@ -13,6 +13,7 @@ use crate::mount::Mounts;
 pub(crate) mod btrfs;
 pub(crate) mod copy;
 pub(crate) mod devicemapper;
+mod limit;
 pub(crate) mod native;
 pub(crate) mod options;
 pub(crate) mod overlay;
@@ -20,6 +21,8 @@ pub(crate) mod store;
 
 #[cfg(test)]
 mod tests;
+
+pub use limit::{LimitChange, SnapshotLimit};
 
 /// Whether a layer needs its parent to be unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,6 +265,29 @@ pub enum DriverError {
         /// What it lacks, and what to do.
         why: String,
     },
+    /// No snapshot can have so small a limit.
+    #[error("what a container writes cannot be limited to {want} bytes: the least is {least}")]
+    LimitTooSmall {
+        /// What was asked for, in bytes.
+        want: u64,
+        /// The least that there can be.
+        least: u64,
+    },
+    /// A snapshot keeps the limit that it was made with. [`SnapshotLimit`] tells it before.
+    #[error("{} cannot become {} while there is the snapshot", limit_text(*.have), limit_text(*.want))]
+    LimitKept {
+        /// What it has, in bytes.
+        have: Option<u64>,
+        /// What was asked for.
+        want: Option<u64>,
+    },
+    /// The filesystem that keeps a snapshot within its limit cannot be made, or used.
+    #[error("cannot keep a snapshot within its limit")]
+    Ext4(#[from] crate::Ext4Error),
+}
+
+fn limit_text(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "no limit".to_owned(), |bytes| format!("a limit of {bytes} bytes"))
 }
 
 impl DriverError {
@@ -326,8 +352,14 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         limit: Option<u64>,
     ) -> Result<(), DriverError>;
 
-    /// Gives a writable snapshot another limit, in bytes, in use or not. Doing it twice changes nothing.
+    /// Gives a writable snapshot another limit, in bytes, in use or not, or says [`DriverError::LimitKept`]. Doing it twice
+    /// changes nothing.
     fn resize(&self, snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError>;
+
+    /// The limit of a writable snapshot, and what can become of it.
+    fn limit(&self, _snapshot: &SnapshotRecord) -> Result<SnapshotLimit, DriverError> {
+        Ok(SnapshotLimit::NONE)
+    }
 
     /// How the driver's own storage is. Cheap enough to ask every few seconds.
     fn status(&self) -> Result<DriverStatus, DriverError>;

@@ -5,18 +5,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::store::{Removed, Staging, Store, open_dir, usage};
+use super::copy::{copy_tree, copy_upper};
+use super::store::{Removed, Staging, Store, open_dir, usage, usage_of};
 use super::{
-    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack,
-    Usage,
+    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotLimit,
+    SnapshotRecord, Unpack, Usage,
 };
 use crate::diff::Trees;
 use crate::digest::ChainId;
+use crate::ext4::{self, Mounted};
 use crate::failpoint::failpoint;
 use crate::layer::{Apart, Finished, Stream, UnpackLimits, apply_apart, apply_onto, copy_dir_meta, finish};
 use crate::mount::{Mount, Mounts, detached};
 
+mod limited;
 mod probe;
+
+use limited::{EMPTY, IMAGE, Limited, begin};
 
 /// What is never wanted: each makes an overlay depend on more than its directories, so that a layer would not be the
 /// same in another stack (kernel documentation, filesystems/overlayfs.rst).
@@ -28,6 +33,7 @@ pub(crate) struct Overlay {
     store: Store,
     options: Vec<String>,
     staged: Mutex<HashMap<ChainId, Staged>>,
+    limited: Limited,
 }
 
 #[derive(Debug)]
@@ -41,7 +47,7 @@ impl Overlay {
     pub(crate) fn open(root: PathBuf) -> Result<Self, DriverError> {
         let store = Store::open(root)?;
         let options = probe::options(&store)?;
-        Ok(Self { store, options, staged: Mutex::default() })
+        Ok(Self { store, options, staged: Mutex::default(), limited: Limited::default() })
     }
 
     fn diff(&self, chain: &ChainId) -> PathBuf {
@@ -63,6 +69,28 @@ impl Overlay {
             upper: at.map(|at| at.join("diff")),
             work: at.map(|at| at.join("work")),
             options: self.options.clone(),
+            on: None,
+        }
+    }
+
+    /// Layers and the directory `diff` of a limited snapshot's filesystem: written to, or the topmost of those that are only
+    /// read.
+    fn on(&self, mounted: &Mounted, lowers: &[ChainId], at: &Path, writable: bool) -> Mount {
+        let mut lower: Vec<PathBuf> = lowers.iter().map(|chain| self.diff(chain)).collect();
+        if lower.is_empty() {
+            lower.push(at.join(EMPTY));
+        }
+        if !writable {
+            lower.insert(0, "diff".into());
+        }
+        // Files keep their numbers when they are copied up, though that is to another filesystem.
+        let options = self.options.iter().cloned().chain(["xino=auto".to_owned()]).collect();
+        Mount::Overlay {
+            lower,
+            upper: writable.then(|| "diff".into()),
+            work: writable.then(|| "work".into()),
+            options,
+            on: Some(Box::new(ext4::mount(&mounted.device))),
         }
     }
 
@@ -94,6 +122,10 @@ pub(crate) fn reopen(mount: &OwnedFd) -> Result<OwnedFd, DriverError> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(mount, ".", flags, Mode::empty()).map_err(DriverError::io("open", "the mounted tree"))
+}
+
+fn is_limited(snapshot: &Path) -> bool {
+    snapshot.join(IMAGE).symlink_metadata().is_ok()
 }
 
 /// Makes the directory `to` look like `from`.
@@ -176,41 +208,57 @@ impl Driver for Overlay {
         lowers: &[ChainId],
         limit: Option<u64>,
     ) -> Result<(), DriverError> {
-        self.resize(snapshot, limit)?;
         let staging = self.store.stage()?;
-        if snapshot.kind == SnapshotKind::Writable || lowers.is_empty() {
-            let diff = staging.mkdir("diff", 0o755)?;
-            staging.mkdir("work", 0o700)?;
-            match lowers.first() {
-                // What the root directory looks like is what the upper layer says.
-                Some(top) => like(&self.diff(top), &diff)?,
-                None => rustix::fs::chmodat(
-                    rustix::fs::CWD,
-                    &diff,
-                    rustix::fs::Mode::from_raw_mode(0o755),
-                    rustix::fs::AtFlags::empty(),
-                )
-                .map_err(DriverError::io("set up", &diff))?,
+        let top = lowers.first().map(|top| self.diff(top));
+        let writable = snapshot.kind == SnapshotKind::Writable || lowers.is_empty();
+        let mounted = match limit {
+            None if !writable => None,
+            None => {
+                begin(&open_dir(staging.path())?, staging.path(), top.as_deref())?;
+                None
             }
+            Some(bytes) => {
+                let mounted = self.limited.make(&staging, bytes)?;
+                begin(&mounted.root, &staging.path().join(IMAGE), top.as_deref())?;
+                if lowers.is_empty() {
+                    staging.mkdir(EMPTY, 0o755)?;
+                }
+                // Unlike a directory, half of it would be of no use after a power cut.
+                rustix::fs::syncfs(&mounted.root).map_err(DriverError::io("sync", staging.path()))?;
+                Some(mounted)
+            }
+        };
+        self.store.place_snapshot(staging, snapshot)?;
+        if let Some(mounted) = mounted {
+            self.limited.hold(&snapshot.key, mounted.into());
         }
-        self.store.place_snapshot(staging, snapshot)
+        Ok(())
     }
 
-    fn resize(&self, _snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
-        match limit {
-            None => Ok(()),
-            Some(_) => {
-                Err(DriverError::NoLimit { driver: self.name(), why: "it is not built yet".to_owned() })
-            }
-        }
+    fn resize(&self, snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
+        self.limited.resize(&self.store.snapshot(&snapshot.key), limit)
+    }
+
+    fn limit(&self, snapshot: &SnapshotRecord) -> Result<SnapshotLimit, DriverError> {
+        limited::limit(&self.store.snapshot(&snapshot.key))
     }
 
     fn status(&self) -> Result<DriverStatus, DriverError> {
-        Ok(DriverStatus { backing_filesystem: self.store.filesystem()?, ..DriverStatus::default() })
+        Ok(DriverStatus {
+            backing_filesystem: self.store.filesystem()?,
+            limits: ext4::works(),
+            ..DriverStatus::default()
+        })
     }
 
     fn activate(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Mounts, DriverError> {
         let at = self.store.snapshot(&snapshot.key);
+        if is_limited(&at) {
+            let mounted = self.limited.open(&snapshot.key, &at)?;
+            let mount = self.on(&mounted, lowers, &at, true);
+            self.limited.hold(&snapshot.key, mounted);
+            return Ok(Mounts(vec![mount]));
+        }
         let mount = match (snapshot.kind, lowers) {
             (kind, []) => Mount::Bind { source: at.join("diff"), readonly: kind == SnapshotKind::View },
             (SnapshotKind::Writable, all) => self.overlay(all, Some(&at)),
@@ -223,35 +271,60 @@ impl Driver for Overlay {
     /// A directory that an overlay writes to must never be that of a second one (kernel documentation,
     /// filesystems/overlayfs.rst, "Sharing and copying layers"), so here it is the topmost of those that are only read.
     fn trees(&self, snapshot: &SnapshotRecord, lowers: &[ChainId]) -> Result<Trees, DriverError> {
-        let diff = self.store.snapshot(&snapshot.key).join("diff");
+        let at = self.store.snapshot(&snapshot.key);
+        let diff = at.join("diff");
         let stack = |top: Option<&PathBuf>| {
             let mut lower: Vec<PathBuf> = lowers.iter().map(|chain| self.diff(chain)).collect();
             lower.splice(0..0, top.cloned());
             detached::open_to_read(&match <[PathBuf; 1]>::try_from(lower) {
                 Ok([source]) => Mount::Bind { source, readonly: true },
                 Err(lower) => {
-                    Mount::Overlay { lower, upper: None, work: None, options: self.options.clone() }
+                    Mount::Overlay { lower, upper: None, work: None, options: self.options.clone(), on: None }
                 }
             })
         };
         let parent = if lowers.is_empty() { None } else { Some(stack(None)?) };
+        if is_limited(&at) {
+            let mounted = self.limited.open(&snapshot.key, &at)?;
+            let top = detached::open_to_read(&self.on(&mounted, lowers, &at, false))?;
+            // On another filesystem than the layers, equal numbers mean nothing.
+            let upper = Some(limited::directory(&mounted, "diff")?);
+            return Ok(Trees { parent, top, same_files: false, snapshots: false, upper });
+        }
         let writable = snapshot.kind == SnapshotKind::Writable || lowers.is_empty();
         let top = stack(writable.then_some(&diff))?;
         let upper = if writable { Some(open_dir(&diff)?) } else { None };
         Ok(Trees { parent, top, same_files: true, snapshots: false, upper })
     }
 
-    fn deactivate(&self, _snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+    fn deactivate(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
+        self.limited.release(&snapshot.key);
         Ok(())
     }
 
+    /// A layer is a directory, and never a filesystem that somebody would have to mount: what a limited snapshot has is
+    /// copied.
     fn commit(
         &self,
         snapshot: &SnapshotRecord,
         layer: &LayerRecord,
-        _lowers: &[ChainId],
+        lowers: &[ChainId],
     ) -> Result<(), DriverError> {
-        self.store.commit(snapshot, layer)
+        let at = self.store.snapshot(&snapshot.key);
+        if !is_limited(&at) {
+            return self.store.commit(snapshot, layer);
+        }
+        let staging = self.store.stage()?;
+        let diff = staging.mkdir("diff", 0o755)?;
+        {
+            let mounted = self.limited.open(&snapshot.key, &at)?;
+            let (from, to) = (limited::directory(&mounted, "diff")?, open_dir(&diff)?);
+            // The marks hide what is below; there, they would be content.
+            let copied = if lowers.is_empty() { copy_tree(&from, &to) } else { copy_upper(&from, &to) };
+            copied.map_err(DriverError::io("copy what was written to", &at))?;
+        }
+        failpoint!("commit.copied");
+        self.store.commit_copy(staging, snapshot, layer)
     }
 
     fn remove(&self, snapshot: &SnapshotRecord) -> Result<(), DriverError> {
@@ -265,7 +338,14 @@ impl Driver for Overlay {
     fn usage(&self, snapshot: &SnapshotRecord) -> Result<Usage, DriverError> {
         match (snapshot.kind, snapshot.parent) {
             (SnapshotKind::View, Some(_)) => Ok(Usage::default()),
-            _ => usage(&self.store.snapshot(&snapshot.key).join("diff")),
+            _ => {
+                let at = self.store.snapshot(&snapshot.key);
+                if is_limited(&at) {
+                    let mounted = self.limited.open(&snapshot.key, &at)?;
+                    return usage_of(limited::directory(&mounted, "diff")?, &at);
+                }
+                usage(&at.join("diff"))
+            }
         }
     }
 

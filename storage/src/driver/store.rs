@@ -31,6 +31,8 @@ pub(crate) const SETTLE: Duration = Duration::from_secs(60);
 
 const LAYER: &str = "layer";
 const SNAPSHOT: &str = "snapshot";
+/// In a snapshot whose copy becomes a layer: the record of that layer.
+const COMMITTED: &str = "committed";
 
 /// Removes a directory with all that the driver keeps in it.
 type Remove = fn(&Path) -> Result<(), DriverError>;
@@ -149,7 +151,17 @@ impl Store {
         for name in list(&self.root.join("snapshots"))? {
             let path = self.root.join("snapshots").join(OsStr::from_bytes(&name));
             match snapshot_record(&name, &path) {
-                Some(record) => found.snapshots.push(record),
+                Some(_)
+                    if committed(&path)
+                        .is_some_and(|chain| found.layers.iter().any(|it| it.chain == chain)) =>
+                {
+                    self.trash(&path)?;
+                }
+                Some(record) => {
+                    // The layer that it was to become is not there, and may yet be made of something else.
+                    remove_tree(&path.join(COMMITTED))?;
+                    found.snapshots.push(record);
+                }
                 None => {
                     tracing::warn!(path = %path.display(), "removed a snapshot without a record");
                     self.trash(&path)?;
@@ -230,6 +242,32 @@ impl Store {
         remove_tree(&to.join(SNAPSHOT))?;
         remove_tree(&to.join("work"))?;
         sync()
+    }
+
+    /// Makes a staged copy of what a snapshot has into a layer, and removes the snapshot. From the moment at which the layer
+    /// is in its place, start-up removes a snapshot that became it; before that, the snapshot stays.
+    pub(crate) fn commit_copy(
+        &self,
+        mut staging: Staging,
+        snapshot: &SnapshotRecord,
+        layer: &LayerRecord,
+    ) -> Result<(), DriverError> {
+        let root = open_dir(&self.root)?;
+        let sync = || rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &self.root));
+        let (from, to) = (self.snapshot(&snapshot.key), self.layer(&layer.chain));
+        sync()?;
+        write_layer_record(staging.path(), layer)?;
+        remove_tree(&from.join(COMMITTED))?;
+        write_record(&from.join(COMMITTED), &layer_text(layer))?;
+        failpoint!("commit.noted");
+        if let Err(error) = rename_new(staging.path(), &to) {
+            remove_tree(&from.join(COMMITTED))?;
+            return Err(error);
+        }
+        staging.path = None;
+        failpoint!("commit.placed");
+        sync()?;
+        self.remove(&from, Removed::Snapshot)
     }
 
     /// Moves a thing out of its place and removes it on a thread of its own.
@@ -380,8 +418,11 @@ pub(crate) fn write_record(at: &Path, text: &str) -> Result<(), DriverError> {
 }
 
 fn write_layer_record(dir: &Path, layer: &LayerRecord) -> Result<(), DriverError> {
-    let parent = parent_text(layer.parent.as_ref());
-    write_record(&dir.join(LAYER), &format!("v1/{parent}/{}", layer.diff_id.0.hex()))
+    write_record(&dir.join(LAYER), &layer_text(layer))
+}
+
+fn layer_text(layer: &LayerRecord) -> String {
+    format!("v1/{}/{}", parent_text(layer.parent.as_ref()), layer.diff_id.0.hex())
 }
 
 /// The two parts of the record, after its version.
@@ -396,6 +437,12 @@ fn layer_record(name: &[u8], dir: &Path) -> Option<LayerRecord> {
     let chain = ChainId(Digest::from_hex(std::str::from_utf8(name).ok()?).ok()?);
     let (parent, diff) = record(&dir.join(LAYER))?;
     Some(LayerRecord { chain, parent: parent_from(&parent)?, diff_id: DiffId(Digest::from_hex(&diff).ok()?) })
+}
+
+/// The stack that a copy of the snapshot in `dir` was to be the top of.
+fn committed(dir: &Path) -> Option<ChainId> {
+    let (parent, diff) = record(&dir.join(COMMITTED))?;
+    Some(ChainId::on(parent_from(&parent)?, DiffId(Digest::from_hex(&diff).ok()?)))
 }
 
 fn snapshot_record(name: &[u8], dir: &Path) -> Option<SnapshotRecord> {

@@ -2,14 +2,15 @@
 //! with the last descriptor, also when the process dies (mount(2), fsopen(2), open_tree(2)).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
+    mount_change, move_mount, open_tree,
 };
 
 use super::Mount;
@@ -70,10 +71,13 @@ pub fn open_to_read(it: &Mount) -> Result<OwnedFd, MountError> {
 
 /// Mounts an overlay in a way that is chosen.
 pub fn open_overlay(it: &Mount, way: OverlayWay) -> Result<OwnedFd, MountError> {
-    let Mount::Overlay { lower, upper, work, options } = it else { return open(it) };
-    match way {
-        OverlayWay::Each => each(lower, upper.as_deref(), work.as_deref(), options),
-        OverlayWay::Page => page(lower, upper.as_deref(), work.as_deref(), options),
+    let Mount::Overlay { lower, upper, work, options, on } = it else { return open(it) };
+    match (way, on) {
+        (OverlayWay::Each, None) => each(lower, upper.as_deref(), work.as_deref(), options),
+        // Before Linux 6.15, a layer can be nothing that is attached nowhere.
+        (OverlayWay::Each | OverlayWay::Page, on) => {
+            page(lower, upper.as_deref(), work.as_deref(), options, on.as_deref())
+        }
     }
 }
 
@@ -117,14 +121,13 @@ fn page(
     upper: Option<&Path>,
     work: Option<&Path>,
     options: &[String],
+    on: Option<&Mount>,
 ) -> Result<OwnedFd, MountError> {
     const WHAT: &str = "an overlay";
     // Somewhere to mount that is surely there; it is covered in the thread's own namespace only.
-    let target = lower.first().ok_or_else(|| failed(WHAT, "finding a lower layer")(Errno::INVAL))?;
+    let target = lower.iter().find(|path| path.is_absolute());
+    let target = target.ok_or_else(|| failed(WHAT, "finding a lower layer")(Errno::INVAL))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = |path: &Path| {
-        rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed(WHAT, "opening a layer"))
-    };
     let readonly = upper.is_none();
     std::thread::scope(|scope| {
         let made = scope.spawn(move || -> Result<OwnedFd, MountError> {
@@ -134,10 +137,23 @@ fn page(
             })?;
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .map_err(failed(WHAT, "making the namespace private"))?;
-            // Only what was opened in this namespace can be a layer in it.
-            let lower = lower.iter().map(|path| dir(path)).collect::<Result<Vec<_>, _>>()?;
-            let upper = upper.map(dir).transpose()?;
-            let work = work.map(dir).transpose()?;
+            // Only what was opened in this namespace can be a layer in it. What is on the host comes first: the filesystem is
+            // attached over a part of it.
+            let dir = |from: BorrowedFd<'_>, path: &Path| {
+                rustix::fs::openat(from, path, flags, Mode::empty()).map_err(failed(WHAT, "opening a layer"))
+            };
+            let host = |path: &PathBuf| path.is_absolute().then(|| dir(CWD, path)).transpose();
+            let early = lower.iter().map(host).collect::<Result<Vec<_>, _>>()?;
+            let block = on.map(open).transpose()?;
+            if let Some(block) = &block {
+                move_mount(block, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                    .map_err(failed(WHAT, "attaching its filesystem"))?;
+            }
+            let top = block.as_ref().map_or(CWD, AsFd::as_fd);
+            let opened = early.into_iter().zip(lower).map(|(fd, path)| fd.map_or_else(|| dir(top, path), Ok));
+            let lower = opened.collect::<Result<Vec<_>, _>>()?;
+            let upper = upper.map(|path| dir(top, path)).transpose()?;
+            let work = work.map(|path| dir(top, path)).transpose()?;
             let number = |fd: &OwnedFd| format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
             // Short names: all options have to fit a page.
             let short = |fd: &OwnedFd| fd.as_raw_fd().to_string();

@@ -10,7 +10,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::diff::Trees;
 use crate::digest::{ChainId, DiffId};
 use crate::driver::{
-    Driver, DriverError, DriverStatus, LayerRecord, SnapshotKey, SnapshotKind, SnapshotRecord, Usage,
+    Driver, DriverError, DriverStatus, LayerRecord, SnapshotKey, SnapshotKind, SnapshotLimit, SnapshotRecord,
+    Usage,
 };
 use crate::mount::Mounts;
 
@@ -187,6 +188,14 @@ impl Snapshots {
         self.driver
             .resize(&record, limit)
             .map_err(|source| SnapshotError::Driver(key.clone(), "resize", source))
+    }
+
+    /// The limit of a writable snapshot, and what can become of it.
+    pub fn limit(&self, key: &SnapshotKey) -> Result<SnapshotLimit, SnapshotError> {
+        let (record, _) = self.get(key)?;
+        self.driver
+            .limit(&record)
+            .map_err(|source| SnapshotError::Driver(key.clone(), "tell the limit of", source))
     }
 
     /// How the driver's own storage is.

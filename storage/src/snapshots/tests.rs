@@ -90,6 +90,7 @@ fn root_the_first_that_works() {
         upper: Some(path("upper")),
         work: Some(path("work")),
         options: Vec::new(),
+        on: None,
     })
     .unwrap();
     let at = crate::testsuite::Files::new(&overlay).path("data");

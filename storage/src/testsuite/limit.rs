@@ -3,7 +3,8 @@
 use std::io::{ErrorKind, Write};
 
 use super::{Bench, Check, Files, close};
-use crate::driver::{DriverError, SnapshotKey};
+use crate::driver::{DriverError, LimitChange, SnapshotKey};
+use crate::ext4::Ext4Error;
 use crate::snapshots::{PrepareError, SnapshotError};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -11,6 +12,8 @@ pub(super) const CHECKS: &[Check] = &[
     ("quota_grows", quota_grows),
     ("quota_is_of_one", quota_is_of_one),
     ("quota_refused", quota_refused),
+    ("quota_is_told", quota_is_told),
+    ("quota_changes_nothing_else", quota_changes_nothing_else),
 ];
 
 /// Writes to a new file until there is no more room, and says how many bytes went in. More than `most` are not tried.
@@ -32,6 +35,14 @@ fn fill(files: &Files, name: &str, most: u64) -> u64 {
         }
     }
     written
+}
+
+/// Whether the kernel lets this process enlarge a mounted ext4 (fs/ext4/resize.c, `ext4_resize_begin`).
+fn can_grow_mounted() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap() >> CAP_SYS_RESOURCE & 1 == 1
 }
 
 /// A limited snapshot with its mount, where the driver limits; else it has to refuse.
@@ -75,7 +86,22 @@ fn quota_grows(bench: &mut Bench) {
     let Some((key, mount, limit)) = limited(bench) else { return };
     let files = Files::new(&mount);
     fill(&files, "one", 2 * limit);
-    bench.store().resize(&key, Some(2 * limit)).unwrap();
+    let mount = match bench.store().resize(&key, Some(2 * limit)) {
+        Ok(()) => mount,
+        Err(error) if !can_grow_mounted() => {
+            let SnapshotError::Driver(_, _, DriverError::Ext4(Ext4Error::InUse(_))) = error else {
+                panic!("{error:?}");
+            };
+            // All is as it was.
+            assert_eq!(bench.store().limit(&key).unwrap().bytes, Some(limit));
+            close(mount);
+            bench.store().deactivate(&key).unwrap();
+            bench.store().resize(&key, Some(2 * limit)).unwrap();
+            bench.mount(&key)
+        }
+        Err(error) => panic!("{error:?}"),
+    };
+    let files = Files::new(&mount);
     bench.store().resize(&key, Some(2 * limit)).unwrap();
     let more = fill(&files, "two", 4 * limit);
     assert!(more >= limit / 2, "only {more} bytes more");
@@ -148,4 +174,106 @@ fn refuses(bench: &mut Bench) {
     assert!(matches!(&refused, SnapshotError::Driver(_, _, source) if by_name(source)), "{refused:?}");
     bench.store().resize(&key, None).unwrap();
     close(bench.mount(&key));
+}
+
+/// What a snapshot has, and what can become of it, is told before; what cannot be is refused and changes nothing.
+fn quota_is_told(bench: &mut Bench) {
+    let Some((key, mount, limit)) = limited(bench) else {
+        let key = bench.key();
+        bench.store().prepare(&key, None).unwrap();
+        let told = bench.store().limit(&key).unwrap();
+        assert_eq!((told.bytes, told.change), (None, LimitChange::Never));
+        return;
+    };
+    assert_eq!(bench.store().limit(&key).unwrap().bytes, Some(limit));
+    Files::new(&mount).write("bar", "2");
+    close(mount);
+    bench.store().deactivate(&key).unwrap();
+    let parent = bench.store().list()[0].parent;
+    let plain = bench.key();
+    bench.store().prepare(&plain, parent.as_ref()).unwrap();
+    for (key, want) in [(&key, Some(limit / 2)), (&key, None), (&plain, Some(limit)), (&plain, None)] {
+        let told = bench.store().limit(key).unwrap();
+        let done = bench.store().resize(key, want);
+        let after = bench.store().limit(key).unwrap();
+        if told.can_become(want) {
+            done.unwrap();
+            assert!(after.is(want), "{key} to {want:?}: {told:?}, then {after:?}");
+        } else {
+            let error = done.unwrap_err();
+            let SnapshotError::Driver(_, _, DriverError::LimitKept { have, want: asked }) = &error else {
+                panic!("{key} to {want:?}: {error:?}");
+            };
+            assert_eq!((*have, *asked), (told.bytes, want));
+            assert_eq!(after, told, "{key}");
+        }
+    }
+    let seen = bench.mount(&key);
+    assert_eq!(Files::new(&seen).read("bar"), "2");
+    close(seen);
+    let nobody = bench.key();
+    assert!(matches!(bench.store().limit(&nobody), Err(SnapshotError::NotFound(_))));
+}
+
+/// Removals, replaced directories and links in a limited snapshot are the same changes, and the same layer, as in one
+/// without a limit.
+fn quota_changes_nothing_else(bench: &mut Bench) {
+    if !bench.store().status().unwrap().limits {
+        return refuses(bench);
+    }
+    let base = bench.commit(None, |files| {
+        for dir in ["gone", "new", "kept"] {
+            files.mkdir(dir);
+            files.write(&format!("{dir}/inner"), dir);
+        }
+        files.write("file", "1");
+    });
+    let edit = |files: &Files| {
+        files.remove("gone");
+        files.remove("new");
+        files.mkdir("new");
+        files.write("new/other", "2");
+        files.remove("file");
+        files.chmod("kept/inner", 0o640);
+        std::fs::hard_link(files.path("new/other"), files.path("kept/link")).unwrap();
+        // Times are content.
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 7);
+        for path in ["new/other", "new", "kept", ""] {
+            std::fs::File::open(files.path(path)).unwrap().set_modified(time).unwrap();
+        }
+    };
+    let plain = bench.key();
+    bench.store().prepare(&plain, Some(&base)).unwrap();
+    let limited = bench.key();
+    bench.store().prepare_limited(&limited, Some(&base), bench.subject().limit).unwrap();
+    for key in [&plain, &limited] {
+        let mount = bench.mount(key);
+        edit(&Files::new(&mount));
+        close(mount);
+    }
+    let trees: Vec<_> = [&plain, &limited].map(|key| super::tree(&bench.mount(key))).into();
+    assert_eq!(super::difference(&trees[0], &trees[1]), Vec::<String>::new());
+    for key in [&plain, &limited] {
+        bench.store().deactivate(key).unwrap();
+    }
+    let changes: Vec<_> = [&plain, &limited].map(|key| bench.store().changes(key, &[]).unwrap()).into();
+    assert_eq!(changes[0], changes[1]);
+    assert!(changes[0].len() >= 5, "{:?}", changes[0]);
+    let usage = bench.store().usage(&limited).unwrap();
+    assert!(usage.inodes >= 4 && usage.bytes < bench.subject().limit, "{usage:?}");
+    bench.reopen();
+    let layers: Vec<_> = [&plain, &limited]
+        .map(|key| {
+            let diff_id = bench.diff_id();
+            bench.store().commit(key, &diff_id).unwrap()
+        })
+        .into();
+    let views: Vec<_> = layers.iter().map(|chain| bench.view(chain)).collect();
+    assert_eq!(super::difference(&views[0], &views[1]), Vec::<String>::new());
+    assert_eq!(super::difference(&trees[0], &views[1]), Vec::<String>::new());
+    assert_eq!(bench.store().list(), []);
+    // And it is a layer like any other, also for the next process.
+    bench.reopen();
+    let again = bench.view(&layers[1]);
+    assert_eq!(super::difference(&views[1], &again), Vec::<String>::new());
 }

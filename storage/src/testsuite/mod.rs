@@ -18,6 +18,7 @@ mod checks;
 mod graph;
 mod images;
 mod limit;
+mod limited;
 mod looped;
 pub mod random;
 mod stat;

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Looped;
+use super::limited::Limited;
+use crate::driver::overlay::Overlay;
 use crate::loopdev;
 use crate::mount::{Mount, detached};
 use crate::snapshots::Snapshots;
@@ -33,6 +35,7 @@ pub struct Subject {
 pub const SUBJECTS: &[Subject] = &[
     Subject { name: "overlay", driver: "overlay", ..PLAIN },
     Subject { name: "overlay_xfs", driver: "overlay", ground: xfs, ..PLAIN },
+    Subject { name: "overlay_limited", driver: "overlay", ..PLAIN },
     Subject { name: "btrfs", driver: "btrfs", ground: btrfs, ..PLAIN },
     Subject { name: "btrfs_quota", driver: "btrfs", ground: btrfs_quota, ..PLAIN },
     Subject { name: "native", driver: "native", ..PLAIN },
@@ -101,6 +104,10 @@ impl Subject {
         if self.driver == "looped" {
             let looped = Looped::open(&at.join("looped")).unwrap();
             return Snapshots::with_driver(Box::new(looped)).unwrap();
+        }
+        if self.name == "overlay_limited" {
+            let overlay = Overlay::open(at.join("overlay")).unwrap();
+            return Snapshots::with_driver(Box::new(Limited(overlay))).unwrap();
         }
         let options: Vec<(String, String)> =
             self.options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();

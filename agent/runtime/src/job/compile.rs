@@ -462,12 +462,31 @@ fn check_root(field: &str, root: &RootFs) -> Result<(), CompileError> {
         }
         Err(CompileError::invalid(field, format!("{} is not absolute", path.display())))
     };
+    let count = |lower: &[std::path::PathBuf]| match lower.len() {
+        1..=MAX_LOWER => Ok(()),
+        n => {
+            let problem = format!("{n} layers, but from 1 to {MAX_LOWER} are possible");
+            Err(CompileError::invalid(field, problem))
+        }
+    };
     match root {
-        RootFs::Overlay { lower, upper, work, .. } => {
-            if lower.is_empty() || lower.len() > MAX_LOWER {
-                let problem = format!("{} layers, but from 1 to {MAX_LOWER} are possible", lower.len());
-                return Err(CompileError::invalid(field, problem));
+        RootFs::OverlayOn { block, lower, upper, work, .. } => {
+            count(lower)?;
+            let RootFs::Block { .. } = **block else {
+                return Err(CompileError::invalid(field, "the writable directory is on no block device"));
+            };
+            for path in [upper, work] {
+                let plain = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+                if path.as_os_str().is_empty() || !path.components().all(plain) {
+                    let problem = format!("{} is no path within the filesystem", path.display());
+                    return Err(CompileError::invalid(field, problem));
+                }
             }
+            lower.iter().try_for_each(|p| absolute(p))?;
+            check_root(field, block)
+        }
+        RootFs::Overlay { lower, upper, work, .. } => {
+            count(lower)?;
             if upper.is_some() != work.is_some() {
                 return Err(CompileError::invalid(field, "the upper and the work directory go together"));
             }

@@ -92,6 +92,20 @@ pub enum RootFs {
         /// Further options of overlayfs, `key=value` or `flag`.
         options: Vec<String>,
     },
+    /// Layers on overlayfs, of which the writable one is on a filesystem of its own, so that what is written stays within
+    /// that.
+    OverlayOn {
+        /// The filesystem, a [`RootFs::Block`]. It is mounted for this alone, and nobody sees it.
+        block: Box<RootFs>,
+        /// Lower directories, the topmost first; at least one, at most 128.
+        lower: Vec<PathBuf>,
+        /// The writable directory, within the filesystem: relative, and reached through no link.
+        upper: PathBuf,
+        /// The work directory, likewise.
+        work: PathBuf,
+        /// Further options of overlayfs, `key=value` or `flag`.
+        options: Vec<String>,
+    },
     /// A directory of the host.
     Bind {
         /// The directory.

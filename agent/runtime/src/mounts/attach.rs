@@ -30,7 +30,7 @@ impl Root {
             })
         };
         let target = open()?;
-        match tree::from_rootfs(STAGE, &job.root, blocks.root.take(), job.legacy_overlay)? {
+        match tree::from_rootfs(STAGE, &job.root, blocks.root.take(), job)? {
             Tree::Detached(fd) => {
                 move_to(&fd, target.as_fd()).map_err(|e| Failure::errno(STAGE, "attaching the root", e))?;
                 Ok(Self { fd })

@@ -21,7 +21,7 @@ pub(crate) type Sources = Vec<Option<OwnedFd>>;
 /// process is in from the beginning, the program that guards devices lets nobody open one.
 #[derive(Default)]
 pub(crate) struct Blocks {
-    /// The root, if it is one.
+    /// The root's, if it has one.
     pub(super) root: Option<OwnedFd>,
     /// One place for each mount of the job.
     mounts: Sources,
@@ -30,11 +30,17 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// Makes those of the job.
     pub(crate) fn open(job: &Job) -> Result<Self, Failure> {
-        let open = |stage: &str, tree: &RootFs| match tree {
-            RootFs::Block { device, fstype, options } => {
-                tree::block(stage, device, fstype, options).map(Some)
+        let open = |stage: &str, tree: &RootFs| {
+            let tree = match tree {
+                RootFs::OverlayOn { block, .. } => block,
+                other => other,
+            };
+            match tree {
+                RootFs::Block { device, fstype, options } => {
+                    tree::block(stage, device, fstype, options).map(Some)
+                }
+                RootFs::Bind { .. } | RootFs::Overlay { .. } | RootFs::OverlayOn { .. } => Ok(None),
             }
-            RootFs::Bind { .. } | RootFs::Overlay { .. } => Ok(None),
         };
         let volume = |mount: &MountJob| match &mount.source {
             MountSource::Tree { tree, .. } => open(&format!("mount {}", mount.destination), tree),
@@ -116,7 +122,7 @@ fn source(
                 }
                 return Ok(Some(fd));
             }
-            match tree::from_rootfs(stage, tree, block, job.legacy_overlay)? {
+            match tree::from_rootfs(stage, tree, block, job)? {
                 Tree::Detached(fd) if inside.is_none() && sub_path.is_none() => Ok(Some(fd)),
                 tree => for_a_moment(stage, job, tree, part).map(Some),
             }

@@ -1,14 +1,14 @@
 //! Detached mount trees from data: layers, block devices, host paths, kernel filesystems.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::error::{Failure, FailureKind};
-use crate::job::RootFs;
+use crate::job::{Job, RootFs};
 
 /// `fsconfig(2)` takes no longer string, in bytes without the end.
 const MAX_STRING: usize = 255;
@@ -22,13 +22,14 @@ pub(crate) enum Tree {
     Legacy { options: String, read_only: bool, _layers: Vec<OwnedFd> },
 }
 
-/// Makes the tree of a root or a volume; one on a block device is `block`, where that was made before.
+/// Makes the tree of a root or a volume of `job`; the filesystem on its block device is `block`, where that was made before.
 pub(crate) fn from_rootfs(
     stage: &str,
     root: &RootFs,
     block: Option<OwnedFd>,
-    legacy: bool,
+    job: &Job,
 ) -> Result<Tree, Failure> {
+    let legacy = job.legacy_overlay;
     match root {
         RootFs::Bind { path, readonly } => {
             let tree = bind(stage, path, true)?;
@@ -49,6 +50,73 @@ pub(crate) fn from_rootfs(
             }
             overlay_legacy(stage, lower, upper.as_deref(), work.as_deref(), options)
         }
+        RootFs::OverlayOn { block: on, lower, upper, work, options } => {
+            let block = match block {
+                Some(made) => made,
+                None => on_block(stage, on)?,
+            };
+            let overlay = OverlayOn { lower, upper, work, options };
+            overlay_on(stage, job, &block, &overlay).map(Tree::Detached)
+        }
+    }
+}
+
+/// The overlay of [`RootFs::OverlayOn`], with paths within its filesystem.
+struct OverlayOn<'a> {
+    lower: &'a [PathBuf],
+    upper: &'a Path,
+    work: &'a Path,
+    options: &'a [String],
+}
+
+/// An overlay that writes to a filesystem which is attached nowhere. Before 6.15 the kernel takes no layers from such a one, so
+/// it is attached at the run directory, in this namespace alone, and taken off again; the overlay keeps it.
+fn overlay_on(stage: &str, job: &Job, block: &OwnedFd, overlay: &OverlayOn<'_>) -> Result<OwnedFd, Failure> {
+    let open = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&job.run_dir, flags, Mode::empty())
+            .map_err(|e| Failure::errno(stage, format_args!("run directory {}", job.run_dir.display()), e))
+    };
+    let detach = |what: &OwnedFd| {
+        rustix::mount::unmount(fd_path(what), UnmountFlags::DETACH)
+            .map_err(|e| Failure::errno(stage, "taking what was attached for a moment off again", e))
+    };
+    let place = open()?;
+    super::attach::move_to(block, place.as_fd())
+        .map_err(|e| Failure::errno(stage, "attaching for a moment", e))?;
+    let make = || {
+        let inside = |path: &Path| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(block, path, flags, Mode::empty(), resolve)
+                .map_err(|e| Failure::errno(stage, format_args!("{} in the filesystem", path.display()), e))
+        };
+        // They live until the overlay is made.
+        let held = (inside(overlay.upper)?, inside(overlay.work)?);
+        let (upper, work) = (fd_path(&held.0), fd_path(&held.1));
+        let (upper, work) = (Some(Path::new(&upper)), Some(Path::new(&work)));
+        if !job.legacy_overlay
+            && let Some(tree) = overlay_new(stage, overlay.lower, upper, work, overlay.options)?
+        {
+            return Ok(tree);
+        }
+        let legacy = overlay_legacy(stage, overlay.lower, upper, work, overlay.options)?;
+        super::attach::mount_legacy(stage, &legacy, &place)?;
+        // Opened anew, the path leads to what is now mounted there.
+        let top = open()?;
+        let copy = bind_fd(top.as_fd(), false).map_err(|e| Failure::errno(stage, "copying the overlay", e));
+        detach(&top)?;
+        copy
+    };
+    let made = make();
+    detach(block)?;
+    made
+}
+
+fn on_block(stage: &str, on: &RootFs) -> Result<OwnedFd, Failure> {
+    match on {
+        RootFs::Block { device, fstype, options } => block(stage, device, fstype, options),
+        _ => Err(Failure::new(stage, FailureKind::Other, "the writable directory is on no block device")),
     }
 }
 
@@ -73,7 +141,7 @@ pub(super) fn block(
 /// page of them, and refused the unknown ones when the filesystem was made.
 fn overlay_new(
     stage: &str,
-    lower: &[std::path::PathBuf],
+    lower: &[PathBuf],
     upper: Option<&Path>,
     work: Option<&Path>,
     options: &[String],
@@ -125,7 +193,7 @@ fn overlay_new(
 
 fn overlay_legacy(
     stage: &str,
-    lower: &[std::path::PathBuf],
+    lower: &[PathBuf],
     upper: Option<&Path>,
     work: Option<&Path>,
     options: &[String],

@@ -11,7 +11,7 @@ const MAGIC: u32 = 0x94;
 const NAME_MAX: usize = 4039;
 const SUBVOL_RDONLY: u64 = 1 << 1;
 const SUBVOL_SPEC_BY_ID: u64 = 1 << 4;
-const LIMIT_MAX_EXCL: u64 = 1 << 1;
+pub(super) const LIMIT_MAX_EXCL: u64 = 1 << 1;
 /// Takes a limit away (`BTRFS_QGROUP_LIMIT_*`, fs/btrfs/qgroup.c, `CLEAR_VALUE`).
 const NO_LIMIT: u64 = u64::MAX;
 /// The inode of every subvolume's root.

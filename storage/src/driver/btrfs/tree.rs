@@ -19,6 +19,7 @@ const ROOT_ITEM: u32 = 132;
 const ROOT_REF: u32 = 156;
 const QGROUP_STATUS: u32 = 240;
 const QGROUP_INFO: u32 = 242;
+const QGROUP_LIMIT: u32 = 244;
 const STATUS_ON: u64 = 1;
 const STATUS_INCONSISTENT: u64 = 1 << 2;
 const STATUS_SIMPLE: u64 = 1 << 3;
@@ -184,6 +185,32 @@ pub(super) fn quotas(any: &impl AsFd) -> Result<Quotas, Errno> {
         Ok(()) if flags & STATUS_SIMPLE != 0 => Ok(Quotas::Simple),
         Ok(()) if flags & STATUS_INCONSISTENT != 0 => Ok(Quotas::Inconsistent),
         Ok(()) => Ok(Quotas::On),
+    }
+}
+
+/// The most bytes that the subvolume `id` may have for itself alone, where there is a limit.
+pub(super) fn max_exclusive(any: &impl AsFd, id: u64) -> Result<Option<u64>, Errno> {
+    let mut bytes = None;
+    let key = Key {
+        tree: QUOTA_TREE,
+        min_kind: QGROUP_LIMIT,
+        max_kind: QGROUP_LIMIT,
+        min_offset: id,
+        max_offset: id,
+        ..Key::default()
+    };
+    let found = each(any, key, |item| {
+        // struct btrfs_qgroup_limit_item: flags, referenced, exclusive.
+        if item.kind == QGROUP_LIMIT
+            && item.offset == id
+            && item.number(0).unwrap_or(0) & super::ioctl::LIMIT_MAX_EXCL != 0
+        {
+            bytes = item.number(16);
+        }
+    });
+    match found {
+        Err(Errno::NOENT) => Ok(None),
+        other => other.map(|()| bytes),
     }
 }
 

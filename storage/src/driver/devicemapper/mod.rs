@@ -22,8 +22,8 @@ use rustix::fs::{AtFlags, Mode};
 
 use super::store::{Removed, SETTLE, Staging, Store};
 use super::{
-    Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKey, SnapshotKind, SnapshotRecord,
-    Unpack, Usage,
+    Driver, DriverError, DriverStatus, Found, LayerRecord, LimitChange, Reread, SnapshotKey, SnapshotKind,
+    SnapshotLimit, SnapshotRecord, Unpack, Usage,
 };
 use crate::diff::Trees;
 use crate::digest::ChainId;
@@ -329,11 +329,25 @@ impl Driver for DeviceMapper {
     }
 
     fn resize(&self, snapshot: &SnapshotRecord, limit: Option<u64>) -> Result<(), DriverError> {
-        let (Some(limit), SnapshotKind::Writable) = (limit, snapshot.kind) else { return Ok(()) };
+        let told = self.limit(snapshot)?;
+        let Some(limit) = limit else {
+            return if told.is(None) {
+                Ok(())
+            } else {
+                Err(DriverError::LimitKept { have: told.bytes, want: None })
+            };
+        };
+        if snapshot.kind == SnapshotKind::View {
+            return Ok(());
+        }
         let dir = self.store.snapshot(&snapshot.key);
         let before = record::of(&dir)?;
         let _alone = self.locks.of(before.id);
-        let thin = Thin { sectors: self.sectors(limit, before.sectors)?, ..before };
+        let sectors = self.sectors(limit, 0)?;
+        if sectors < before.sectors {
+            return Err(DriverError::LimitKept { have: Some(before.sectors * SECTOR), want: Some(limit) });
+        }
+        let thin = Thin { sectors, ..before };
         if thin != before {
             // Recorded first: a device that is smaller than its filesystem would not be mounted.
             record::replace(&dir.join(THIN), thin)?;
@@ -344,6 +358,20 @@ impl Driver for DeviceMapper {
         self.grow(thin)?;
         failpoint!("resize.grown");
         Ok(())
+    }
+
+    fn limit(&self, snapshot: &SnapshotRecord) -> Result<SnapshotLimit, DriverError> {
+        if snapshot.kind == SnapshotKind::View {
+            return Ok(SnapshotLimit::NONE);
+        }
+        let thin = record::of(&self.store.snapshot(&snapshot.key))?;
+        let origin = self.parent(snapshot.parent.as_ref())?;
+        Ok(SnapshotLimit {
+            bytes: Some(thin.sectors * SECTOR),
+            without: Some(origin.sectors * SECTOR),
+            block: self.pool.config.block_size,
+            change: LimitChange::Grow,
+        })
     }
 
     fn status(&self) -> Result<DriverStatus, DriverError> {

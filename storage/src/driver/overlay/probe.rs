@@ -50,6 +50,7 @@ fn attempt(staging: &Staging, name: &str, options: &[String]) -> Result<(), Driv
         upper: Some(path("diff")),
         work: Some(path("work")),
         options: options.to_vec(),
+        on: None,
     })?;
     let io = || DriverError::io("use overlayfs in", &at);
     rustix::fs::unlinkat(&mount, "file", AtFlags::empty()).map_err(io())?;
