@@ -16,6 +16,7 @@ use crate::{
     disk::{DiskUsage, Keeper, NodeView, PruneOptions, Pruned, PrunedItem},
     effects::chain,
     events::{EventLog, EventView},
+    journal::Syncer,
     metrics::Metrics,
     paths::Paths,
     rootfs::Frozen,
@@ -308,6 +309,16 @@ pub struct Node {
     pub(crate) frozen: Arc<Frozen>,
     pub(crate) paths: Paths,
     pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) syncer: Syncer,
+}
+
+/// The reconcile loop, as others see it.
+#[derive(Debug)]
+pub(crate) struct Loop {
+    /// Takes what it is asked.
+    pub requests: mpsc::Sender<Request>,
+    /// Syncs what it writes.
+    pub syncer: Syncer,
 }
 
 /// How many changes a watch may lag behind before it has to list again.
@@ -326,8 +337,9 @@ impl Node {
         metrics: Metrics,
         disk: Arc<Keeper>,
         resource_version: u64,
-        requests: mpsc::Sender<Request>,
+        reconcile: Loop,
     ) -> Self {
+        let Loop { requests, syncer } = reconcile;
         let view = View {
             resource_version,
             objects: rpds::RedBlackTreeMapSync::new_sync(),
@@ -348,6 +360,7 @@ impl Node {
             frozen: Arc::default(),
             paths,
             requests,
+            syncer,
         }
     }
 
@@ -395,7 +408,11 @@ impl Node {
     /// # Errors
     /// When it is not valid, belongs to another source, or cannot be kept.
     pub async fn apply(&self, object: Value, dry_run: bool) -> Result<Applied, ApiError> {
-        self.ask(|reply| Request::Apply { object: Box::new(object), dry_run, reply }).await?
+        let applied = self.ask(|reply| Request::Apply { object: Box::new(object), dry_run, reply }).await??;
+        if !dry_run {
+            self.synced().await;
+        }
+        Ok(applied)
     }
 
     /// Takes an object out of the local API's source.
@@ -403,7 +420,9 @@ impl Node {
     /// # Errors
     /// When there is none, or it belongs to another source.
     pub async fn delete(&self, key: &ObjectKey) -> Result<Arc<ObjectView>, ApiError> {
-        self.ask(|reply| Request::Delete { key: key.clone(), reply }).await?
+        let deleted = self.ask(|reply| Request::Delete { key: key.clone(), reply }).await??;
+        self.synced().await;
+        Ok(deleted)
     }
 
     /// Stops, starts or restarts a container, whoever declared it.
@@ -411,7 +430,17 @@ impl Node {
     /// # Errors
     /// When there is no such container.
     pub async fn operate(&self, key: &ObjectKey, op: Operation) -> Result<(), ApiError> {
-        self.ask(|reply| Request::Operate { key: key.clone(), op, reply }).await?
+        self.ask(|reply| Request::Operate { key: key.clone(), op, reply }).await??;
+        self.synced().await;
+        Ok(())
+    }
+
+    /// Waits until what the loop has written is on disk: what people were told is done outlives a power cut. The loop does not
+    /// wait for it, and no start does.
+    async fn synced(&self) {
+        let syncer = self.syncer.clone();
+        // It fails when the runtime ends, and the agent with it.
+        let _ = tokio::task::spawn_blocking(move || syncer.flush()).await;
     }
 
     /// What the agent would do now, a line an action; empty when the machine is as declared.

@@ -13,7 +13,7 @@ use crate::{
     effects::{Effects, files},
     engine::{Engine, Inputs},
     journal::Syncer,
-    node::Node,
+    node::{Loop, Node},
     source::dir,
 };
 
@@ -73,10 +73,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     let (requests, asked) = mpsc::channel(64);
     let version = first_version(&paths.data)?;
-    let node =
-        Node::new(storage, volumes, cgroups, paths.clone(), metrics, Arc::clone(&disk), version, requests);
-    let node = Arc::new(node);
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
+    let reconcile = Loop { requests, syncer: syncer.clone() };
+    let node =
+        Node::new(storage, volumes, cgroups, paths.clone(), metrics, Arc::clone(&disk), version, reconcile);
+    let node = Arc::new(node);
     let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
     engine.observe();
 

@@ -5,8 +5,6 @@
 //!     └──► marks: "this is certain from now on" ──────────────────────────────┤
 //!                                                                             ▼ log
 //!  replay: chosen cuts ──► a copy of the disk as each would leave it ──► mount, start, verify
-//!
-//!  kills: the same work, the emulator killed in the middle of it, the machine switched on, start, verify
 //! ```
 //!
 //! Everything below the data root is recorded: the filesystem's own tables, and what lies in files of it that are disks themselves.
@@ -21,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use self::replay::{Look, Replay};
 use crate::vm::{Mirror, Tests};
-use crate::{Vm, VmOptions, catalog};
+use crate::{Vm, VmOptions, catalog, node};
 
 /// The exit code of `replay` where something was wrong after a cut.
 pub const FOUND: u8 = 3;
@@ -29,6 +27,8 @@ pub const FOUND: u8 = 3;
 const MOUNT: &str = "/cut";
 /// Where the programs are.
 const PROGRAMS: &str = "/host/programs";
+/// Puts a mark into the log.
+const MARK: &str = "/host/programs/replay mark log";
 /// The two that have the work and the look at its remains, in a test `program`.
 const STORAGE: &str = "storage";
 const JOURNAL: &str = "journal";
@@ -59,17 +59,26 @@ impl Work {
         if self.driver == "btrfs" { "btrfs" } else { "ext4" }
     }
 
-    fn beside(&self) -> String {
-        format!("/var/tmp/powercut-{}-{}", self.driver, self.seed)
+    /// What makes it.
+    fn mkfs(&self) -> &'static str {
+        match self.filesystem() {
+            "ext4" => "mkfs.ext4 -q -F -E nodiscard -J size=16",
+            _ => "mkfs.btrfs -q -f -K",
+        }
     }
 
-    fn environment(&self, what: &str) -> Vec<(String, String)> {
-        let root = format!("{MOUNT}/root");
-        let (beside, seed, rounds) = (self.beside(), self.seed.to_string(), self.rounds.to_string());
+    /// Both kinds of work, for a shell, until both have ended.
+    fn both(&self, place: &Place, mark: &str) -> String {
+        format!("{} & {} && wait $!", self.command(JOURNAL, place, mark), self.command(STORAGE, place, mark))
+    }
+
+    fn environment(&self, what: &str, place: &Place) -> Vec<(String, String)> {
+        let root = format!("{}/root", place.mount);
+        let (seed, rounds) = (self.seed.to_string(), self.rounds.to_string());
         let mut all = vec![
             ("POWERCUT_DO", what),
             ("POWERCUT_ROOT", &root),
-            ("POWERCUT_BESIDE", &beside),
+            ("POWERCUT_BESIDE", &place.beside),
             ("POWERCUT_DRIVER", &self.driver),
             ("POWERCUT_SEED", &seed),
             ("POWERCUT_ROUNDS", &rounds),
@@ -80,22 +89,62 @@ impl Work {
         all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    fn look(&self, name: &str) -> Look {
-        Look { command: program(name), environment: self.environment("verify") }
+    fn look(&self, name: &str, place: &Place) -> Look {
+        Look { command: program(name), environment: self.environment("verify", place) }
     }
 
     /// For a shell; nothing in it needs quotes but the mark.
-    fn command(&self, name: &str, what: &str, mark: &str) -> String {
+    fn command(&self, name: &str, place: &Place, mark: &str) -> String {
         let mut words = vec!["env".to_owned(), format!("POWERCUT_MARK='{mark}'")];
-        words.extend(self.environment(what).into_iter().map(|(name, value)| format!("{name}={value}")));
+        words.extend(
+            self.environment("work", place).into_iter().map(|(name, value)| format!("{name}={value}")),
+        );
         words.extend(program(name));
         words.join(" ")
     }
 }
 
+/// Where a work is done.
+#[derive(Clone, Debug)]
+struct Place {
+    /// Where the disk with the data root is mounted.
+    mount: String,
+    /// A folder on another disk.
+    beside: String,
+}
+
+/// The test programs and what they need, for `/host/programs`.
+fn programs() -> Result<Mirror> {
+    let programs = Mirror::new()?;
+    for (package, name) in [("stower-storage", STORAGE), ("stower", JOURNAL)] {
+        let tests = Tests::build(&["-p", package, "--test", "powercut"])?;
+        let (_, path) = tests.programs.first().context("no test program")?;
+        programs.add_program_as(path, &format!("/{name}"))?;
+    }
+    programs.add_program_as(&catalog::own_program("replay")?, "/replay")?;
+    programs.add_program_as(&node::binary()?, "/stower")?;
+    std::fs::write(programs.place("/agent.sh".as_ref())?, include_str!("agent.sh"))?;
+    Ok(programs)
+}
+
 /// The test `program` of a test program.
 fn program(name: &str) -> Vec<String> {
     [&format!("{PROGRAMS}/{name}"), "program", "--exact", "--nocapture"].map(str::to_owned).to_vec()
+}
+
+/// What says on what disk the agent is.
+fn agents_work() -> Work {
+    Work { driver: "agent".to_owned(), seed: 0, rounds: 0, left_out: None }
+}
+
+/// Where the recorded disk is.
+fn place(work: &Work) -> Place {
+    Place { mount: MOUNT.to_owned(), beside: format!("/var/tmp/powercut-{}-{}", work.driver, work.seed) }
+}
+
+/// A command of `agent.sh`, for a shell.
+fn agent_program(what: &str, mount: &str) -> String {
+    format!("sh {PROGRAMS}/agent.sh {what} {mount}/agent")
 }
 
 /// What a replay has found.
@@ -117,13 +166,7 @@ pub struct PowerCuts {
 impl PowerCuts {
     /// Builds the test programs and boots.
     pub fn boot() -> Result<Self> {
-        let programs = Mirror::new()?;
-        for (package, name) in [("stower-storage", STORAGE), ("stower", JOURNAL)] {
-            let tests = Tests::build(&["-p", package, "--test", "powercut"])?;
-            let (_, path) = tests.programs.first().context("no test program")?;
-            programs.add_program_as(path, &format!("/{name}"))?;
-        }
-        programs.add_program_as(&catalog::own_program("replay")?, "/replay")?;
+        let programs = programs()?;
         let disks = [("data", DISK), ("log", LOG), ("copy", DISK), ("scratch", SCRATCH)];
         let options = VmOptions {
             disks: disks.map(|(name, size)| (name.to_owned(), size)).to_vec(),
@@ -132,17 +175,28 @@ impl PowerCuts {
             ..VmOptions::default()
         };
         let mut vm = Vm::boot(options)?;
-        vm.ok("modprobe -a dm-log-writes dm-snapshot dm-thin-pool loop overlay")?;
+        vm.ok("modprobe -a dm-log-writes dm-snapshot dm-thin-pool loop overlay btrfs")?;
         Ok(Self { vm, _programs: programs })
     }
 
     /// Does the work on a new filesystem, and leaves the log of it.
     pub fn record(&mut self, work: &Work) -> Result<()> {
-        let filesystem = work.filesystem();
-        let mkfs = match filesystem {
-            "ext4" => "mkfs.ext4 -q -F -E nodiscard -J size=16",
-            _ => "mkfs.btrfs -q -f -K",
-        };
+        let place = place(work);
+        self.begin(work.filesystem(), work.mkfs(), &place)?;
+        self.log(&work.both(&place, MARK))
+    }
+
+    /// Has the agent itself told of so many containers and holds on a new filesystem, and leaves the log of it.
+    pub fn record_agent(&mut self, containers: u64, left_out: Option<&str>) -> Result<()> {
+        let (work, place) = (agents_work(), place(&agents_work()));
+        self.begin(work.filesystem(), work.mkfs(), &place)?;
+        let left_out = left_out.map(|name| format!("export STOWER_FAILPOINT={name};")).unwrap_or_default();
+        let [start, tell, stop] = ["start", "work", "stop"].map(|what| agent_program(what, MOUNT));
+        self.log(&format!("{left_out} {start} && {tell} {containers} {MARK}; told=$?; {stop}; exit $told"))
+    }
+
+    /// Makes and mounts a new filesystem whose writes are logged.
+    fn begin(&mut self, filesystem: &str, mkfs: &str, place: &Place) -> Result<()> {
         // The disks begin with zeros: the log has what came to them since.
         self.vm.ok(&format!(
             "set -e
@@ -153,18 +207,16 @@ impl PowerCuts {
             {mkfs} /dev/mapper/log
             mkdir -p {MOUNT} {beside}
             mount -t {filesystem} /dev/mapper/log {MOUNT}
-            {PROGRAMS}/replay mark log begin",
-            beside = work.beside(),
+            {MARK} begin",
+            beside = place.beside,
         ))?;
-        let mark = format!("{PROGRAMS}/replay mark log");
-        let both = format!(
-            "{} & {} && wait $!",
-            work.command(JOURNAL, "work", &mark),
-            work.command(STORAGE, "work", &mark)
-        );
-        let output = self.vm.run(&["sh", "-c", &both], WORK_LIMIT)?;
+        Ok(())
+    }
+
+    /// Runs the script to its end, and ends the log.
+    fn log(&mut self, script: &str) -> Result<()> {
+        let output = self.vm.run(&["sh", "-c", script], WORK_LIMIT)?;
         ensure!(output.code == 0, "the work ended with {}:\n{}", output.code, output.text);
-        // What the driver has made goes, as it would with the power; then the log's end is written.
         self.vm.ok(&format!(
             "for try in $(seq 100); do umount {MOUNT} 2>/dev/null && break; sleep 0.1; done
             ! mountpoint -q {MOUNT} && dmsetup remove log"
@@ -174,14 +226,34 @@ impl PowerCuts {
 
     /// Cuts the recorded work so many times, until `enough` cuts had something wrong.
     pub fn replay(&mut self, work: &Work, count: usize, seed: u64, enough: usize) -> Result<Found> {
+        let place = place(work);
+        let looks = vec![work.look(STORAGE, &place), work.look(JOURNAL, &place)];
+        self.look(work.filesystem(), looks, count, seed, enough)
+    }
+
+    /// Cuts what the agent was told so many times.
+    pub fn replay_agent(&mut self, count: usize, seed: u64, enough: usize) -> Result<Found> {
+        let command = agent_program("look", MOUNT).split(' ').map(str::to_owned).collect();
+        let looks = vec![Look { command, environment: Vec::new() }];
+        self.look(agents_work().filesystem(), looks, count, seed, enough)
+    }
+
+    fn look(
+        &mut self,
+        filesystem: &str,
+        looks: Vec<Look>,
+        count: usize,
+        seed: u64,
+        enough: usize,
+    ) -> Result<Found> {
         let disk = |name: &str| PathBuf::from(format!("/dev/disk/by-id/{name}"));
         let replay = Replay {
             log: disk("log"),
             copy: disk("copy"),
             scratch: disk("scratch"),
-            filesystem: work.filesystem().to_owned(),
+            filesystem: filesystem.to_owned(),
             mount: MOUNT.into(),
-            looks: vec![work.look(STORAGE), work.look(JOURNAL)],
+            looks,
             count,
             seed,
             enough,

@@ -19,12 +19,34 @@ fn native_bears_power_cuts_at_a_hundred_entries() -> Result<()> {
     bears("native")
 }
 
+#[test]
+fn btrfs_bears_power_cuts_at_a_hundred_entries() -> Result<()> {
+    bears("btrfs")
+}
+
+#[test]
+fn devicemapper_bears_power_cuts_at_a_hundred_entries() -> Result<()> {
+    bears("devicemapper")
+}
+
 fn bears(driver: &str) -> Result<()> {
     let mut machine = PowerCuts::boot()?;
     let work = work(driver);
     machine.record(&work)?;
     let found = machine.replay(&work, 100, SEED, 3)?;
     ensure!(!found.wrong, "{driver}: {}", found.text);
+    Ok(())
+}
+
+#[test]
+fn the_agent_keeps_what_it_has_confirmed() -> Result<()> {
+    let mut machine = PowerCuts::boot()?;
+    machine.record_agent(4, None)?;
+    let found = machine.replay_agent(12, SEED, 3)?;
+    ensure!(!found.wrong, "{}", found.text);
+    machine.record_agent(3, Some("skip.sync.journal"))?;
+    let found = machine.replay_agent(24, SEED, 1)?;
+    ensure!(found.wrong && found.text.contains("had been promised"), "not found: {}", found.text);
     Ok(())
 }
 

@@ -12,6 +12,10 @@ use stower_storage::{
 
 use crate::support::{Built, Flavour, descriptor, image, noise, options};
 
+/// A thin pool that is made fast.
+const SMALL_POOL: [(&str, &str); 3] =
+    [("dm.loopdatasize", "768M"), ("dm.loopmetadatasize", "16M"), ("dm.basesize", "64M")];
+
 /// Where it happens.
 pub(crate) struct Place {
     pub(crate) root: PathBuf,
@@ -22,7 +26,10 @@ pub(crate) struct Place {
 impl Place {
     /// As the agent opens it at its start.
     pub(crate) fn open(&self) -> Result<(Storage, Volumes), Box<dyn std::error::Error>> {
-        let options = StorageOptions { driver: Some(self.driver.clone()), ..options(&self.root, &[]) };
+        let mut options = StorageOptions { driver: Some(self.driver.clone()), ..options(&self.root, &[]) };
+        if self.driver == "devicemapper" {
+            options.driver_options = SMALL_POOL.map(|(name, value)| (name.into(), value.into())).to_vec();
+        }
         let storage = Storage::open(options)?;
         let volumes = Volumes::open(self.root.join("volumes"), self.beside.join("mounts"))?;
         Ok((storage, volumes))
@@ -32,7 +39,7 @@ impl Place {
     pub(crate) fn layout(&self, seed: u64, round: u64) -> PathBuf {
         let dir = self.beside.join(format!("layout-{seed}-{round}"));
         if !dir.join("index.json").exists() {
-            built(seed, round).write_layout(&dir, "unused");
+            whole(&dir, &built(seed, round));
         }
         dir
     }
@@ -48,7 +55,7 @@ impl Place {
         let mut naming: serde_json::Value = serde_json::from_slice(manifest).unwrap();
         naming["config"] = descriptor(naming["config"]["mediaType"].as_str().unwrap(), config);
         *manifest = naming.to_string().into_bytes();
-        built.write_layout(&dir, "unused");
+        whole(&dir, &built);
         dir
     }
 
@@ -56,6 +63,16 @@ impl Place {
     pub(crate) fn fill_of(&self, image: &str) -> PathBuf {
         self.beside.join(format!("fill-{}", image.replace(':', "-")))
     }
+}
+
+/// All of it or nothing: the power may be cut here too.
+fn whole(dir: &Path, built: &Built) {
+    let aside = dir.with_extension("new");
+    for old in [&aside, dir] {
+        std::fs::remove_dir_all(old).or_else(|error| if old.exists() { Err(error) } else { Ok(()) }).unwrap();
+    }
+    built.write_layout(&aside, "unused");
+    std::fs::rename(aside, dir).unwrap();
 }
 
 fn built(seed: u64, round: u64) -> Built {

@@ -48,9 +48,10 @@ impl Worker<'_> {
     }
 
     fn beside(&self, name: &str, text: &str) {
-        let mut file = File::create(self.place.beside.join(name)).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        file.sync_all().unwrap();
+        let aside = self.place.beside.join("aside");
+        let mut file = File::create(&aside).unwrap();
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).unwrap();
+        std::fs::rename(aside, self.place.beside.join(name)).unwrap();
     }
 
     fn mark(&self, text: &str) {

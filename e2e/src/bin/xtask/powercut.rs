@@ -33,9 +33,13 @@ impl Options {
         }
         Ok(options)
     }
+
+    fn work(&self, driver: &str, rounds: u64) -> Work {
+        Work { driver: driver.to_owned(), seed: self.seed, rounds, left_out: None }
+    }
 }
 
-const DRIVERS: [&str; 2] = ["overlay", "native"];
+const DRIVERS: [&str; 4] = ["overlay", "native", "btrfs", "devicemapper"];
 
 /// Cuts the work of each driver.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
@@ -48,11 +52,11 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     for driver in &options.drivers {
         // About eight entries of the log for each cut.
         let rounds = 3 + u64::try_from(options.cuts / 120)?;
-        let work = Work { driver: driver.clone(), seed: options.seed, rounds, left_out: None };
+        let work = options.work(driver, rounds);
         println!("{driver}: {rounds} rounds");
         machine.record(&work)?;
         if machine.replay(&work, options.cuts, options.seed, ENOUGH)?.wrong {
-            failed.push(driver.as_str());
+            failed.push(driver.clone());
         }
     }
     ensure!(failed.is_empty(), "something was wrong after cuts of {}", failed.join(", "));
