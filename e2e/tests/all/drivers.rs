@@ -99,3 +99,34 @@ fn a_container_lives_in_a_subvolume() -> Result<()> {
     }
     node.wait("its subvolumes to be gone", || Ok((subvolumes(&node)? == empty).then_some(())))
 }
+
+/// By the quota of its subvolume; grown in place, in the same process.
+#[test]
+fn a_container_on_btrfs_keeps_within_its_limit() -> Result<()> {
+    let node = btrfs_node()?;
+    let limited =
+        |size: &str| idle("a", &format!("  resources: {{limits: {{ephemeral-storage: {size}}}}}\n"));
+    let fill = |pid: u32, name: &str| -> Result<(u64, std::io::Error)> {
+        let mut file = fs::File::create(inside(pid, name))?;
+        for written in 0..128 {
+            let piece = std::io::Write::write_all(&mut file, &[0x5a; 1 << 20]);
+            if let Err(error) = piece.and_then(|()| file.sync_data()) {
+                return Ok((written, error));
+            }
+        }
+        anyhow::bail!("128 MiB went in")
+    };
+    node.write("a.yaml", &limited("16Mi")?)?;
+    let pid = node.wait_running("a")?;
+    let (written, why) = fill(pid, "/one")?;
+    ensure!((8..16).contains(&written), "{written} MiB within 16");
+    ensure!(why.kind() == std::io::ErrorKind::QuotaExceeded, "{why:?}");
+    node.write("a.yaml", &limited("32Mi")?)?;
+    let (more, _) = node.wait("more room", || {
+        let (more, why) = fill(pid, "/two")?;
+        Ok((more >= 8).then_some((more, why)))
+    })?;
+    ensure!(written + more < 32, "{written} and {more} MiB within 32");
+    ensure!(node.wait_running("a")? == pid);
+    Ok(())
+}
