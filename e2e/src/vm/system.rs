@@ -12,7 +12,7 @@ use crate::debian::Tree;
 use crate::{cache, process};
 
 /// busybox is the start and what no other package brings; the others are what a node has.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "busybox-static",
     "bash",
     "btrfs-progs",
@@ -23,6 +23,7 @@ const PACKAGES: [&str; 12] = [
     "kmod",
     "mount",
     "tar",
+    "thin-provisioning-tools",
     "util-linux",
     "xfsprogs",
 ];

@@ -4,5 +4,6 @@ mod boots;
 mod btrfs;
 mod crates;
 mod devicemapper;
+mod faults;
 mod powercut;
 mod services;

@@ -51,6 +51,35 @@ pub(crate) struct Details {
     pub(crate) mapped: u64,
 }
 
+/// What is at the beginning of a pool's metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    /// The kernel lets nothing be written before somebody has checked the metadata.
+    pub(crate) needs_check: bool,
+    /// How many blocks of data the pool has, in its own blocks.
+    pub(crate) data_blocks: u64,
+    /// How many blocks of metadata, in blocks of [`BLOCK`].
+    pub(crate) metadata_blocks: u64,
+}
+
+/// The superblock; `None` where there never was a pool.
+pub(crate) fn superblock(blocks: &mut dyn Blocks) -> Result<Option<Superblock>, MetadataError> {
+    let mut block = vec![0; BLOCK];
+    match read(blocks, 0, &mut block, SUPERBLOCK_XOR) {
+        Err(MetadataError::Damaged(..)) if block.iter().all(|byte| *byte == 0) => return Ok(None),
+        other => other?,
+    }
+    if number64(&block, 32) != MAGIC {
+        return Err(MetadataError::Damaged(0, "no superblock of a thin pool"));
+    }
+    // `THIN_METADATA_NEEDS_CHECK_FLAG`, and `nr_blocks` of both `disk_sm_root`.
+    Ok(Some(Superblock {
+        needs_check: number32(&block, 4) & 1 != 0,
+        data_blocks: number64(&block, 64),
+        metadata_blocks: number64(&block, 192),
+    }))
+}
+
 /// All thin devices that were there when block `root` was held (`reserve_metadata_snap`), by their numbers.
 pub(crate) fn devices(blocks: &mut dyn Blocks, root: u64) -> Result<BTreeMap<u32, Details>, MetadataError> {
     let mut block = vec![0; BLOCK];

@@ -1,4 +1,5 @@
 //! Stores with options of their own, and what was left over by them.
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::path::Path;
 use std::process::Command;

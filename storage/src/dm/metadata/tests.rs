@@ -68,6 +68,25 @@ fn the_sum_is_that_of_the_kernel() {
 }
 
 #[test]
+fn what_the_superblock_says() {
+    let read = |block: Vec<u8>| crate::dm::metadata::superblock(&mut Image(vec![block]));
+    let mut block = superblock(0, 1);
+    block[64..72].copy_from_slice(&700_u64.to_le_bytes());
+    block[192..200].copy_from_slice(&80_u64.to_le_bytes());
+    let whole = sealed(block.clone(), 0, SUPERBLOCK_XOR);
+    let said = Superblock { needs_check: false, data_blocks: 700, metadata_blocks: 80 };
+    assert_eq!(read(whole).unwrap(), Some(said));
+    block[4] = 1;
+    let flagged = sealed(block.clone(), 0, SUPERBLOCK_XOR);
+    assert_eq!(read(flagged).unwrap(), Some(Superblock { needs_check: true, ..said }));
+    // Blank is no damage; all else is.
+    assert_eq!(read(vec![0; BLOCK]).unwrap(), None);
+    block[4] = 0;
+    assert!(read(block).is_err(), "the sum is of something else");
+    assert!(read(sealed(Vec::new(), 0, SUPERBLOCK_XOR)).is_err(), "no magic number");
+}
+
+#[test]
 fn devices_of_one_and_of_several_leaves() {
     assert_eq!(found(vec![superblock(0, 1), leaf(1, &[])]), Ok(vec![]));
     assert_eq!(found(vec![superblock(0, 1), leaf(1, &[0, 7])]), Ok(vec![(0, 0), (7, 70)]));

@@ -1,8 +1,12 @@
 //! What the pool's data and metadata are kept on.
 
+use std::fs::OpenOptions;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use super::config::{Config, Place};
 use super::direct;
@@ -21,6 +25,8 @@ const DATA_SIZE: u64 = 100 << 30;
 const METADATA_SIZE: u64 = 2 << 30;
 /// In steps of this, in bytes, is it enlarged.
 const STEP: u64 = 1 << 20;
+/// How many bytes of metadata have room before they are used: more than are in a minute.
+const AHEAD: u64 = 16 << 20;
 
 /// The devices, and how much there is of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +68,7 @@ impl Backing {
             Place::Loop => Self::files(root, config, options, control),
             Place::ThinPool(device) => Self::given(root, device, config, control),
             Place::Direct(device) => {
-                let fresh = record::read(&root.join(record::BASE)).is_none();
+                let fresh = record::unused(root)?;
                 let (it, size) = direct::Direct::open(device, config, options, control, fresh)?;
                 let metadata =
                     node(size.metadata, &root.join("nodes")).map_err(DriverError::io("find", device))?;
@@ -79,7 +85,7 @@ impl Backing {
         control: &Control,
     ) -> Result<Self, DriverError> {
         let (data, metadata) = (root.join(DATA), root.join(METADATA));
-        let unused = record::read(&root.join(record::BASE)).is_none();
+        let unused = record::unused(root)?;
         if unused && control.info(&format!("{}pool", config.prefix()))?.is_none() {
             // A power cut may have left anything of a pool that was never used.
             for path in [&data, &metadata] {
@@ -147,11 +153,52 @@ impl Backing {
     }
 
     /// Bytes that data may take in all, where that is known better than from the pool.
-    pub(super) fn room(&self) -> Result<Option<u64>, DriverError> {
-        let Kind::Files { root, .. } = &self.kind else { return Ok(None) };
-        let path = root.join(DATA);
-        let meta = std::fs::metadata(&path).map_err(DriverError::io("look at", &path))?;
-        Ok(Some(meta.blocks() * 512 + free(root)?))
+    pub(super) fn room(&self) -> Option<u64> {
+        let Kind::Files { root, .. } = &self.kind else { return None };
+        let meta = std::fs::metadata(root.join(DATA)).ok()?;
+        Some(meta.blocks() * 512 + free(root).ok()?)
+    }
+
+    /// What became of a file of the pool, where it is not what it was any more, and what to do.
+    pub(super) fn lost(&self) -> Option<String> {
+        let Kind::Files { root, data, metadata } = &self.kind else { return None };
+        for (name, device, least) in
+            [(DATA, data, self.size().data_sectors * SECTOR), (METADATA, metadata, 1)]
+        {
+            let (path, device) = (root.join(name), device.path.display());
+            match std::fs::metadata(&path) {
+                Ok(meta) if meta.len() >= least => {}
+                Ok(_) => {
+                    return Some(format!(
+                        "somebody made {} smaller, and what was beyond is lost: put back what was there, or remove the \
+                         images and containers that fail",
+                        path.display()
+                    ));
+                }
+                Err(error) => {
+                    return Some(format!(
+                        "its file {} is not there any more ({error}): copy {device}, which has it until its last user ends, \
+                         to there",
+                        path.display()
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes room for the pool's tables, of which `used` bytes are in use, ahead of them. Where the filesystem below is full, data
+    /// are refused; without room for its tables the pool itself would fail.
+    pub(super) fn reserve(&self, used: u64) -> Result<(), DriverError> {
+        let Kind::Files { root, .. } = &self.kind else { return Ok(()) };
+        let path = root.join(METADATA);
+        let wanted = used.saturating_add(AHEAD).next_multiple_of(AHEAD).min(length(&path)?);
+        let file = OpenOptions::new().write(true).open(&path).map_err(DriverError::io("open", &path))?;
+        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, wanted) {
+            // Not every filesystem can.
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(DriverError::io("take room for", path)(error)),
+        }
     }
 
     /// Whether the data read as zeros throughout.
@@ -239,7 +286,7 @@ fn attach(
     default: u64,
     unused: bool,
 ) -> Result<Device, DriverError> {
-    let mut options = std::fs::OpenOptions::new();
+    let mut options = OpenOptions::new();
     let file = options
         .read(true)
         .write(true)
@@ -293,7 +340,7 @@ fn stretch(
     if wanted <= there {
         return Ok(None);
     }
-    let file = std::fs::OpenOptions::new().write(true).open(path).map_err(DriverError::io("open", path))?;
+    let file = OpenOptions::new().write(true).open(path).map_err(DriverError::io("open", path))?;
     file.set_len(wanted).map_err(DriverError::io("enlarge", path))?;
     file.sync_all().map_err(DriverError::io("sync", path))?;
     loopdev::take_size(device).map_err(DriverError::io("enlarge the loop device of", path))?;

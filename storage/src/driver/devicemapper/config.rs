@@ -13,6 +13,8 @@ use crate::driver::DriverError;
 use crate::driver::options::OptionError;
 
 const NAME: &str = "pool.json";
+/// The same once more: without it nobody can say whose the pool is.
+const COPY: &str = "pool.json.copy";
 const VERSION: u64 = 1;
 /// Far more than one ever has.
 const MAX_BYTES: u64 = 64 << 10;
@@ -84,8 +86,24 @@ impl Config {
         })
     }
 
+    /// Either of the two will do; the other one is written anew.
     fn read(root: &Path) -> Result<Option<Self>, DriverError> {
-        let path = root.join(NAME);
+        let first = Self::read_one(root, NAME);
+        if let Ok(Some(config)) = first {
+            if !matches!(Self::read_one(root, COPY), Ok(Some(copy)) if copy == config) {
+                config.write_one(root, COPY)?;
+            }
+            return Ok(Some(config));
+        }
+        let Ok(Some(config)) = Self::read_one(root, COPY) else { return first };
+        let why = first.err().and_then(|error| Some(std::error::Error::source(&error)?.to_string()));
+        tracing::warn!(path = %root.join(NAME).display(), why, "took its copy, since it cannot be read");
+        config.write_one(root, NAME)?;
+        Ok(Some(config))
+    }
+
+    fn read_one(root: &Path, name: &str) -> Result<Option<Self>, DriverError> {
+        let path = root.join(name);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -151,7 +169,19 @@ impl Config {
 
     /// Makes it durable.
     pub(super) fn write(&self, root: &Path) -> Result<(), DriverError> {
-        let (path, new) = (root.join(NAME), root.join("pool.json.new"));
+        self.write_one(root, COPY)?;
+        self.write_one(root, NAME)
+    }
+
+    /// Takes it back: there is no pool.
+    pub(super) fn remove(root: &Path) {
+        for name in [NAME, COPY] {
+            let _ = std::fs::remove_file(root.join(name));
+        }
+    }
+
+    fn write_one(&self, root: &Path, name: &str) -> Result<(), DriverError> {
+        let (path, new) = (root.join(name), root.join("pool.json.new"));
         let text = serde_json::to_vec_pretty(self)
             .map_err(std::io::Error::other)
             .map_err(DriverError::io("write", &path))?;

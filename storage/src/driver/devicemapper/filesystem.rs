@@ -105,6 +105,32 @@ impl Fs {
         ))))
     }
 
+    /// Mends a filesystem that is not mounted, if it saw errors. What its program would ask a person is answered with yes:
+    /// without that, nothing starts before somebody has acted. XFS sees to itself.
+    pub(super) fn mend(self, device: &Path) -> Result<(), DriverError> {
+        const PROGRAM: &str = "e2fsck";
+        if self == Self::Xfs || !saw_errors(device).map_err(DriverError::io("read", device))? {
+            return Ok(());
+        }
+        let Some(program) = program(PROGRAM) else {
+            tracing::warn!(device = %device.display(), "a filesystem saw errors, and e2fsck is not installed (e2fsprogs)");
+            return Ok(());
+        };
+        let mut command = Command::new(program);
+        command.arg("-y").arg(device).stdin(Stdio::null()).env("LC_ALL", "C");
+        let out = command.output().map_err(DriverError::io("run", PROGRAM))?;
+        let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).trim().replace('\n', "; ");
+        // 1 and 2: what was wrong is not any more (e2fsck(8)).
+        if out.status.code().is_some_and(|code| code & !3 == 0) {
+            tracing::warn!(device = %device.display(), said, "checked a filesystem that saw errors");
+            return Ok(());
+        }
+        let why = format!(
+            "its filesystem saw errors, and `e2fsck -y` does not mend it ({said}): begin anew, without what was written there"
+        );
+        Err(super::pool::refused(device, why))
+    }
+
     /// How it is mounted.
     pub(super) fn mount(self, device: PathBuf, readonly: bool, discard: bool, more: &[String]) -> Mount {
         let mut options = Vec::new();
@@ -136,8 +162,17 @@ impl Fs {
     }
 }
 
+/// Whether an ext4 says that it saw errors (kernel documentation, filesystems/ext4, "Super Block": `s_state`).
+fn saw_errors(device: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    const ERRORS: u16 = 2;
+    let mut state = [0; 2];
+    std::fs::File::open(device)?.read_exact_at(&mut state, 1024 + 58)?;
+    Ok(u16::from_le_bytes(state) & ERRORS != 0)
+}
+
 /// The superuser's programs are not in everybody's `PATH`.
-fn program(name: &str) -> Option<PathBuf> {
+pub(super) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     own.into_iter().chain(std::env::split_paths(&path)).map(|dir| dir.join(name)).find(|path| path.is_file())

@@ -34,6 +34,7 @@ use crate::layer::{Stream, UnpackLimits, apply_onto};
 use crate::mount::{Mount, Mounts, detached};
 
 mod backing;
+mod check;
 mod config;
 mod direct;
 mod filesystem;
@@ -135,7 +136,7 @@ impl DeviceMapper {
         let pool = Pool::open(root, config, options, control);
         if new && pool.is_err() {
             // Another device may be tried next.
-            let _ = std::fs::remove_file(root.join("pool.json"));
+            Config::remove(root);
         }
         let pool = Arc::new(pool?);
         failpoint!("pool.made");
@@ -410,7 +411,7 @@ impl Driver for DeviceMapper {
         }
         let (name, node) = match readonly {
             true => self.pool.activate_reader(thin)?,
-            false => (self.pool.device(thin.id), self.pool.activate(thin)?),
+            false => (self.pool.device(thin.id), self.pool.activate_to_write(thin)?),
         };
         let mount = self.pool.mount(node, readonly);
         lock(&self.active).insert(snapshot.key.clone(), (name, mount.clone()));

@@ -12,10 +12,10 @@ use rustix::io::Errno;
 use super::backing::{Backing, Size};
 use super::config::{Config, Place};
 use super::options::Options;
-use super::pressure;
+use super::{check, pressure};
 use crate::dm::status::{self, Mode, Working};
 use crate::dm::{Control, DmError, Number, SECTOR, Suspend, Target, metadata, node};
-use crate::driver::{DriverError, Fill, PoolStatus};
+use crate::driver::{DriverError, Fill, PoolStatus, Pressure};
 
 /// Bytes of a block of the pool's metadata.
 const METADATA_BLOCK: u64 = 4096;
@@ -83,6 +83,7 @@ impl Pool {
             // It was being made or enlarged when the process died: the last table that was loaded is right.
             (_, found) => {
                 if found.is_none() {
+                    check::before_use(root, &backing, &config)?;
                     control.create(&name)?;
                 }
                 let made = Self::load(&control, &name, &config, &options, backing.size());
@@ -109,6 +110,9 @@ impl Pool {
             ids: Mutex::default(),
         };
         pool.claim()?;
+        if let Ok(working) = pool.working() {
+            pool.backing.reserve(working.metadata.used * METADATA_BLOCK)?;
+        }
         let size = pool.backing.size();
         let shown: u64 = pool.control.table(&pool.name)?.iter().map(|target| target.length).sum();
         if !matches!(pool.config.place, Place::ThinPool(_))
@@ -275,8 +279,16 @@ impl Pool {
     }
 
     fn state(&self) -> Result<status::Pool, DriverError> {
-        let targets = self.control.status(&self.name)?;
-        let line = targets.into_iter().next().map(|target| target.line).unwrap_or_default();
+        let targets = match self.control.status(&self.name) {
+            // Somebody removed it.
+            Err(error) if error.errno == Errno::NXIO => return Ok(status::Pool::Fail),
+            other => other?,
+        };
+        let line = match targets.into_iter().next() {
+            Some(target) if target.kind == "thin-pool" => target.line,
+            // Somebody put something else in its place, as `dmsetup remove --force` does.
+            _ => return Ok(status::Pool::Fail),
+        };
         let path = Path::new("/dev/mapper").join(&self.name);
         line.parse()
             .map_err(|error| DriverError::io("understand the status of", path)(io::Error::other(error)))
@@ -320,7 +332,7 @@ impl Pool {
         let block = self.config.block_size;
         let mut data = Fill { used: working.data.used * block, total: working.data.total * block };
         // A sparse file promises more than there may be room for.
-        if let Some(room) = self.backing.room()? {
+        if let Some(room) = self.backing.room() {
             data.total = data.total.min(room.max(data.used));
         }
         let metadata = Fill {
@@ -328,13 +340,23 @@ impl Pool {
             total: working.metadata.total * METADATA_BLOCK,
         };
         let mut pressure = pressure::of(&self.name, &working, data, metadata, self.options.min_free);
-        // While it is made larger it is held still too, by us.
-        if let Ok(_going) = self.going.try_read()
-            && self.control.info(&self.name)?.is_some_and(|info| info.suspended)
-        {
+        if self.is_held()? {
             pressure = Some(pressure::suspended(&self.name));
+        } else if let Some(why) = self.backing.lost() {
+            pressure = Some(Pressure::Failed { pool: self.name.clone(), why });
         }
         Ok(PoolStatus { name: self.name.clone(), data, metadata, pressure })
+    }
+
+    /// Whether somebody holds the pool still. While it is made larger it is held still too, by us.
+    fn is_held(&self) -> Result<bool, DriverError> {
+        let Ok(_going) = self.going.try_read() else { return Ok(false) };
+        Ok(self.control.info(&self.name)?.is_some_and(|info| info.suspended))
+    }
+
+    /// An error while somebody holds the pool still: whoever then reads or writes a thin device waits, and cannot be ended.
+    pub(super) fn answers(&self) -> Result<(), DriverError> {
+        if self.is_held()? { Err(pressure::suspended(&self.name).into()) } else { Ok(()) }
     }
 
     /// An error when no new work is to be begun.
@@ -347,7 +369,12 @@ impl Pool {
 
     /// Makes the pool larger where it is nearly full and there is more. Whether it did.
     pub(super) fn extend(&self) -> Result<bool, DriverError> {
+        if self.is_held()? {
+            // Resuming it would be the end of what somebody else does.
+            return Ok(false);
+        }
         let working = self.working()?;
+        self.backing.reserve(working.metadata.used * METADATA_BLOCK)?;
         let full = |blocks: status::Blocks| {
             u128::from(blocks.used) * 100
                 >= u128::from(blocks.total) * u128::from(self.options.extend_threshold)
@@ -430,13 +457,13 @@ fn no_space_timeout() -> Option<u64> {
 }
 
 /// Reads past the page cache, which does not know what device-mapper writes.
-struct Direct {
+pub(super) struct Direct {
     file: File,
     buffer: Vec<u8>,
 }
 
 impl Direct {
-    fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
         // Room to begin where the device wants it.
         Ok(Self { file, buffer: vec![0; 2 * metadata::BLOCK] })

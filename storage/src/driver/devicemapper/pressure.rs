@@ -11,8 +11,9 @@ pub(super) fn of(name: &str, working: &Working, data: Fill, metadata: Fill, floo
     let pool = name.to_owned();
     if working.needs_check {
         let why = format!(
-            "its metadata needs a check: stop all containers and the agent, run `thin_check --clear-needs-check-flag` (or \
-             `thin_repair`) on the metadata device of {name}, and start again"
+            "its metadata needs a check: stop all containers and the agent, and start it again; it runs `thin_check \
+             --clear-needs-check-flag` where that is installed (thin-provisioning-tools), and its log says whether `thin_repair` \
+             has to mend the metadata of {name} first"
         );
         return Some(Pressure::ReadOnly { pool, why });
     }
@@ -40,15 +41,15 @@ pub(super) fn of(name: &str, working: &Working, data: Fill, metadata: Fill, floo
     }
 }
 
+/// Everything that is written waits.
+pub(super) fn suspended(name: &str) -> Pressure {
+    let why = format!("somebody holds it still, and all writers wait: `dmsetup resume {name}`");
+    Pressure::ReadOnly { pool: name.to_owned(), why }
+}
+
 /// It does not answer any more.
 pub(super) fn failed(name: &str) -> Pressure {
     let why = "the kernel cannot read or write its metadata: see its log, repair the disk, run `thin_repair`, and start the agent \
                again";
     Pressure::Failed { pool: name.to_owned(), why: why.to_owned() }
-}
-
-/// Everything that is written waits.
-pub(super) fn suspended(name: &str) -> Pressure {
-    let why = format!("somebody holds it still, and all writers wait: `dmsetup resume {name}`");
-    Pressure::ReadOnly { pool: name.to_owned(), why }
 }

@@ -2,7 +2,7 @@
 //! mounted; the other makes the pool larger before it is full. Neither keeps anything that a start-up would not find by
 //! itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -110,6 +110,7 @@ impl Drop for Reaper {
 /// What is in the queue now is done also when it is to end; what somebody has mounted is the next start's.
 fn remove(pool: &Pool, shared: &Shared) {
     let mut look = Instant::now();
+    let mut told = HashSet::new();
     loop {
         let next = {
             let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,11 +142,16 @@ fn remove(pool: &Pool, shared: &Shared) {
                 shared.pending.fetch_sub(1, Ordering::Relaxed);
                 shared.changed.notify_all();
                 drop(queue);
+                told.remove(&next.id);
                 continue;
             }
             Ok(false) => {}
-            Err(error) => {
+            // A pool that takes no change refuses all of them, every time.
+            Err(error) if told.insert(next.id) => {
                 tracing::warn!(%error, device = pool.device(next.id), "could not remove a thin device; it is tried again");
+            }
+            Err(error) => {
+                tracing::debug!(%error, device = pool.device(next.id), "could not remove a thin device");
             }
         }
         let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);

@@ -52,3 +52,19 @@ pub(super) fn of(dir: &Path) -> Result<Thin, DriverError> {
         DriverError::io("read the record", at)(lost)
     })
 }
+
+/// Whether nothing was ever made in the driver's directory `root`. A record that is lost or cannot be read is not nothing:
+/// what is in the pool beside it stays.
+pub(super) fn unused(root: &Path) -> Result<bool, DriverError> {
+    if root.join(BASE).symlink_metadata().is_ok() {
+        return Ok(false);
+    }
+    for part in ["layers", "snapshots"] {
+        let path = root.join(part);
+        let mut entries = std::fs::read_dir(&path).map_err(DriverError::io("read", &path))?;
+        if entries.next().is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

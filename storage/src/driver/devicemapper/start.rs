@@ -17,7 +17,14 @@ pub(super) fn load(driver: &DeviceMapper) -> Result<Found, DriverError> {
     let root = crate::driver::store::open_dir(&driver.pool.root)?;
     rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &driver.pool.root))?;
     let there = if driver.pool.writable() {
-        Some(driver.pool.devices()?)
+        match driver.pool.devices() {
+            Ok(there) => Some(there),
+            // What can be read of it can be used.
+            Err(error) => {
+                tracing::error!(%error, pool = driver.pool.name, "cannot tell which thin devices the pool has");
+                None
+            }
+        }
     } else {
         tracing::warn!(
             pool = driver.pool.name,
@@ -42,7 +49,14 @@ pub(super) fn load(driver: &DeviceMapper) -> Result<Found, DriverError> {
     }
     match (base, there.is_some()) {
         (Some(base), _) => driver.set_base(base),
-        (None, true) => driver.set_base(driver.make_base()?),
+        (None, true) => match driver.make_base() {
+            Ok(base) => driver.set_base(base),
+            Err(error) if found.layers.is_empty() => return Err(error),
+            // Images and containers do not need it.
+            Err(error) => {
+                tracing::error!(%error, pool = driver.pool.name, "cannot make the base device, which was lost");
+            }
+        },
         // Reading goes on without it.
         (None, false) => {}
     }

@@ -1,9 +1,10 @@
 //! Thin devices as block devices: made, shown, mounted, held still, and put away again.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -21,22 +22,34 @@ use crate::mount::Mount;
 /// a copy of each descriptor, and udev looks at each device once.
 const FREE_TRIES: u32 = 200;
 const FREE_PAUSE: Duration = Duration::from_millis(10);
-const LOCKS: usize = 64;
 
-/// What keeps calls for the same device apart, and lets others go on.
-#[derive(Debug)]
-pub(super) struct Locks([Mutex<()>; LOCKS]);
+/// What keeps calls for the same device apart, and lets all others go on, also where one of them hangs with the device.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    held: Mutex<HashSet<u32>>,
+    freed: Condvar,
+}
 
-impl Default for Locks {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
-    }
+/// Nobody else works on that device.
+pub(super) struct Alone<'a> {
+    of: &'a Locks,
+    id: u32,
 }
 
 impl Locks {
-    pub(super) fn of(&self, id: u32) -> MutexGuard<'_, ()> {
-        let index = usize::try_from(id).unwrap_or(0) % LOCKS;
-        self.0[index].lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn of(&self, id: u32) -> Alone<'_> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while !held.insert(id) {
+            held = self.freed.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        Alone { of: self, id }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.of.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.of.freed.notify_all();
     }
 }
 
@@ -65,6 +78,7 @@ impl Pool {
 
     /// Shows a thin device; its node.
     pub(super) fn activate(&self, thin: Thin) -> Result<PathBuf, DriverError> {
+        self.answers()?;
         let info = {
             let _going = self.going();
             let shown = self.control.ensure(&self.device(thin.id), &self.line(thin), false);
@@ -75,8 +89,22 @@ impl Pool {
         self.node(info.number)
     }
 
+    /// Shows a thin device that is going to be written to. A filesystem in it that saw errors is mended first.
+    pub(super) fn activate_to_write(&self, thin: Thin) -> Result<PathBuf, DriverError> {
+        let node = self.activate(thin)?;
+        let name = self.device(thin.id);
+        if self.control.info(&name)?.is_some_and(|info| info.open == 0)
+            && let Err(error) = self.config.fs.mend(&node)
+        {
+            self.let_go(&name)?;
+            return Err(error);
+        }
+        Ok(node)
+    }
+
     /// Shows it once more, for reading only; the name, and the node.
     pub(super) fn activate_reader(&self, thin: Thin) -> Result<(String, PathBuf), DriverError> {
+        self.answers()?;
         loop {
             let number = READERS.fetch_add(1, Ordering::Relaxed);
             let name = format!("{}r{}-{number}", self.device(thin.id), std::process::id());
@@ -140,7 +168,7 @@ impl Pool {
 
     /// Shows and mounts it, for us alone. The device goes with the mount.
     pub(super) fn mounted(&self, thin: Thin) -> Result<OwnedFd, DriverError> {
-        let node = self.activate(thin)?;
+        let node = self.activate_to_write(thin)?;
         let root = filesystem::open(&self.mount(node, false));
         self.let_go(&self.device(thin.id))?;
         root
@@ -160,6 +188,7 @@ impl Pool {
         if self.control.info(&name)?.is_none_or(|info| info.suspended || !info.active) {
             return self.create_snapshot(origin.id);
         }
+        self.answers()?;
         match self.control.suspend(&name, Suspend::Frozen) {
             Ok(()) => {}
             // It has just gone.
