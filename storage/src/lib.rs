@@ -28,6 +28,9 @@ mod ext4;
 pub mod failpoint;
 #[cfg(not(any(feature = "failpoints", debug_assertions)))]
 mod failpoint;
+#[cfg(feature = "fuzzing")]
+#[allow(missing_docs, clippy::missing_panics_doc)]
+pub mod fuzzing;
 mod image;
 mod layer;
 mod limits;

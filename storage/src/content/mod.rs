@@ -321,3 +321,9 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), ContentError> {
 
 #[cfg(test)]
 mod tests;
+
+/// Reads the list of names, whatever is in it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_names(path: &Path) -> Result<usize, ContentError> {
+    Names::load(path.to_owned()).map(|names| names.records().len())
+}

@@ -185,3 +185,11 @@ const fn table() -> [u32; 256] {
     }
     table
 }
+
+/// Gives a block the number and the sum that it should have, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn seal(block: &mut [u8], number: u64, superblock: bool) {
+    block[8..16].copy_from_slice(&number.to_le_bytes());
+    let sum = crc32c(&block[4..]) ^ if superblock { SUPERBLOCK_XOR } else { TREE_XOR };
+    block[..4].copy_from_slice(&sum.to_le_bytes());
+}

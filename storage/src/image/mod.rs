@@ -11,6 +11,8 @@ pub(crate) use change::Applied;
 pub use change::{ConfigChange, ParseChangeError};
 pub(crate) use config::parse as parse_config;
 pub use config::{ConfigError, ImageConfig};
+#[cfg(feature = "fuzzing")]
+pub(crate) use manifest::parse as parse_manifest;
 pub use manifest::{Descriptor, ManifestError};
 pub(crate) use manifest::{Document, IndexEntry, Manifest};
 pub use media::Encoding;

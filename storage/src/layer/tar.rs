@@ -17,6 +17,8 @@ mod sparse;
 mod tests;
 
 use header::Block;
+#[cfg(feature = "fuzzing")]
+pub(crate) use header::octal_size;
 use pax::Extended;
 
 /// Seconds and nanoseconds since 1970 began; the nanoseconds count forward from the seconds.

@@ -485,3 +485,9 @@ impl Volumes {
         failed.map_or(Ok(removed), Err)
     }
 }
+
+/// Reads a record, whatever is in it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_record(dir: &Path) -> Result<bool, VolumeError> {
+    Record::read(dir).map(|record| record.is_some())
+}

@@ -1,8 +1,9 @@
-//! The project's own commands: `cargo xtask demo | test | vm | powercut | oci | bench`.
+//! The project's own commands: `cargo xtask demo | test | fuzz | vm | powercut | oci | bench`.
 
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod oci;
 mod powercut;
 mod stats;
@@ -16,6 +17,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
   test              install what the tests need, then run every check and every test
+  fuzz [SECONDS]    give hostile bytes to the storage, for so long to each target (60)
   vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
   powercut [--n COUNT] [--driver NAME] [--seed N]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
@@ -40,6 +42,11 @@ fn run(args: &[&str]) -> Result<()> {
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
         ["test"] => test::run(),
+        ["fuzz"] => fuzz::run(60),
+        ["fuzz", seconds] => match seconds.parse() {
+            Ok(seconds) => fuzz::run(seconds),
+            Err(_) => bail!("{USAGE}"),
+        },
         ["vm"] => vm::run(None),
         ["vm", "--test", name] => vm::run(Some(name)),
         ["powercut", rest @ ..] => powercut::run(rest),
