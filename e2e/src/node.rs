@@ -36,13 +36,16 @@ pub fn binary() -> Result<PathBuf> {
         .context("the program under test is not built: cargo build -p stower (or name one in STOWER_BIN)")
 }
 
+/// What an agent is told unless a test says more: how full this machine's disk is must not decide what tests see.
+const CONFIG: &str = "images: {gc: {enabled: false}}\nstorage: {minFree: {}, minFreeInodes: {}}\n";
+
 /// How an agent is started.
 #[derive(Debug, Default)]
 pub struct NodeBuilder {
     args: Vec<String>,
     env: Vec<(String, String)>,
     through: Vec<String>,
-    config: String,
+    config: Option<String>,
     no_registry: bool,
 }
 
@@ -65,9 +68,9 @@ impl NodeBuilder {
         self
     }
 
-    /// The agent's configuration file, in place of an empty one.
+    /// The agent's configuration file, in place of one that makes nothing of a full disk.
     pub fn config(mut self, text: &str) -> Self {
-        text.clone_into(&mut self.config);
+        self.config = Some(text.to_owned());
         self
     }
 
@@ -101,7 +104,7 @@ impl NodeBuilder {
             folder,
         };
         fs::create_dir(&node.manifests)?;
-        fs::write(&node.config, self.config)?;
+        fs::write(&node.config, self.config.as_deref().unwrap_or(CONFIG))?;
         Ok(node)
     }
 

@@ -14,6 +14,8 @@ use stower_e2e::{Catalog, Vm, VmOptions, catalog, node};
 const STOWER: &str = "/usr/bin/stower";
 /// For a service to answer. The emulator is ten times slower than the machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// For an image to be unpacked and synced.
+const IMPORT: Duration = Duration::from_secs(300);
 /// The agent, until it is ended; its log lasts over its starts.
 const AGENT: &str = "mkdir -p /etc/stower/manifests; stower agent --data-root /data/stower $(cat /root/driver) \
                      >>/var/log/stower.log 2>&1 </dev/null & echo $! > /run/agent.pid";
@@ -72,11 +74,9 @@ impl Guest {
         let mut guest = Self { vm, redis_cli, psql: words(&psql)? };
         guest.start()?;
         for image in [catalog::redis()?, catalog::postgres()?] {
-            guest.vm.ok(&format!(
-                "stower image import {} localhost/{}:1",
-                image.layout.display(),
-                image.name
-            ))?;
+            let import = format!("stower image import {} localhost/{}:1", image.layout.display(), image.name);
+            let output = guest.vm.run(&["sh", "-c", &import], IMPORT)?;
+            ensure!(output.code == 0, "{}", output.text);
         }
         Ok(guest)
     }
@@ -168,5 +168,15 @@ fn redis_and_postgres_run_on_overlay() -> Result<()> {
 
 #[test]
 fn redis_and_postgres_run_on_devicemapper() -> Result<()> {
-    Guest::boot("mkfs.ext4 -q -F", "--storage-driver devicemapper")?.story("devicemapper")
+    let mut guest = Guest::boot("mkfs.ext4 -q -F", "--storage-driver devicemapper")?;
+    guest.story("devicemapper")?;
+    // What the containers and the images are in is a thin pool, and nothing of it is mounted where the host would see it.
+    let devices = guest
+        .vm
+        .ok("dmsetup ls --target thin; dmsetup ls --target thin-pool; du -sh /data/stower/snapshots")?;
+    println!("{devices}");
+    ensure!(devices.lines().filter(|line| line.contains("stower-")).count() >= 2, "{devices}");
+    let mounts = guest.vm.ok("cat /proc/self/mounts")?;
+    ensure!(!mounts.contains("/dev/dm-") && !mounts.contains("/dev/mapper"), "{mounts}");
+    Ok(())
 }
