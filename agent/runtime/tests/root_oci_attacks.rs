@@ -179,6 +179,7 @@ fn root_swapped_places_of_the_runtime_lead_nowhere() {
         swapper.resume();
     }
     println!("{} swaps, {started} started, {refused} refused", swapper.count());
+    assert!(started > 0 && refused > 0, "{started} started, {refused} refused");
     drop(swapper);
     b.assert_nothing_left();
 }
@@ -270,23 +271,35 @@ fn root_the_runtimes_program_cannot_be_written_through_a_process() {
 }
 
 #[test]
-fn root_a_waiting_first_process_does_not_let_itself_be_looked_into() {
-    let b = Bundle::new(&["wait"]);
+fn root_a_first_process_does_not_let_itself_be_looked_into_before_its_exec() {
+    let mut b = Bundle::new(&["wait"]);
+    // It waits for this hook with the container's own capabilities, and still is the runtime's program.
+    b.set("/hooks/startContainer", json!([{ "path": "/bin/probe", "args": ["probe", "wait"] }]));
     b.ok(&["create", "--bundle", b.path(), b.id()]);
     let pid = b.state()["pid"].to_string();
-    // What it executes, has open and has as its root need CAP_SYS_PTRACE, even of the same user: it is not dumpable.
-    for link in ["exe", "root", "fd/0"] {
-        let read = Command::new("setpriv")
-            .args([
-                "--bounding-set=-sys_ptrace",
-                "--inh-caps=-all",
-                "readlink",
-                &format!("/proc/{pid}/{link}"),
-            ])
-            .output()
-            .unwrap();
-        assert!(!read.status.success(), "{link} can be looked at without CAP_SYS_PTRACE");
-    }
+    std::thread::scope(|scope| {
+        // It ends with the container.
+        scope.spawn(|| b.start_elsewhere());
+        let confined = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.contains("CapPrm:\t00000000a80425fb")
+        };
+        while !confined() {
+            std::thread::yield_now();
+        }
+        // The same user with more capabilities, but not the one to look into others.
+        let seen: Vec<&str> = ["exe", "root", "fd/0"]
+            .into_iter()
+            .filter(|link| {
+                let link = format!("/proc/{pid}/{link}");
+                let command = ["--bounding-set=-sys_ptrace", "--inh-caps=-all", "readlink", &link];
+                Command::new("setpriv").args(command).output().unwrap().status.success()
+            })
+            .collect();
+        b.ok(&["delete", "--force", b.id()]);
+        assert!(seen.is_empty(), "without CAP_SYS_PTRACE can be looked at: {seen:?}");
+    });
+    b.assert_nothing_left();
 }
 
 #[test]

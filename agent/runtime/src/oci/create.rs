@@ -57,7 +57,9 @@ pub(super) fn create(
         (None, None, _) => None,
     };
     // Before anything is ours, and so would be taken down after a failure.
-    refuse_taken(&plan.cgroup)?;
+    if store.find(&request.options.id).is_err() {
+        refuse_taken(&plan.cgroup)?;
+    }
     let container = store.create(&request.options.id)?;
     let mut state = first_state(&plan, &container, boot_id);
     let result = (|| {

@@ -166,6 +166,16 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
         Err(OciError::NoContainer(_)) if force => return Ok(()),
         other => other?,
     };
+    if force
+        && let Ok(state) = container.state()
+        && let Some((_, pidfd)) = container.init(&state)?
+    {
+        // A `start` that waits for the container, as for a hook that hangs, comes to its end by this.
+        proc::signal(std::os::fd::AsFd::as_fd(&pidfd), Signal::KILL)?;
+        if state::groups(&state)?.exists("c") {
+            state::groups(&state)?.kill("c")?;
+        }
+    }
     // Not before a `create` or `start` under way is done; those of a dead one hold nothing.
     container.lock()?;
     let state = match container.state() {

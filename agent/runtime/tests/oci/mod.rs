@@ -149,6 +149,19 @@ impl Bundle {
         Output { status, stdout: read(stdout), stderr: read("stderr") }
     }
 
+    /// `start` beside other commands; whether it succeeds, nobody asks.
+    pub(crate) fn start_elsewhere(&self) {
+        let _ = Command::new(env!("CARGO_BIN_EXE_stower-runtime"))
+            .arg("--root")
+            .arg(self.root())
+            .args(["start", &self.id])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+    }
+
     /// Runs what has to succeed; gives standard output.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.command(args);
