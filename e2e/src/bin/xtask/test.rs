@@ -9,8 +9,9 @@ use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("cc", "gcc"),
+    ("c++", "g++"),
     ("zstd", "zstd"),
     ("tar", "tar"),
     ("gzip", "gzip"),
@@ -31,7 +32,7 @@ pub(crate) fn run() -> Result<()> {
         show(cargo().args(["install", "cargo-deny", "--locked"]))?;
     }
     let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
-    let steps: [(&str, &[&str]); 7] = [
+    let steps: [(&str, &[&str]); 8] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
@@ -51,6 +52,7 @@ pub(crate) fn run() -> Result<()> {
         ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
         ("the program under test", &["build", "-p", "stower"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
+        ("hostile bytes", &["xtask", "fuzz", "15"]),
         // Each has a machine with two processors of its own; two at once are what two cores bear.
         (
             "tests in virtual machines",
