@@ -5,11 +5,14 @@
 //!     └──► marks: "this is certain from now on" ──────────────────────────────┤
 //!                                                                             ▼ log
 //!  replay: chosen cuts ──► a copy of the disk as each would leave it ──► mount, start, verify
+//!
+//!  kills: the same work, the emulator killed in the middle of it, the machine switched on, start, verify
 //! ```
 //!
 //! Everything below the data root is recorded: the filesystem's own tables, and what lies in files of it that are disks themselves.
 
 mod cuts;
+mod kills;
 mod replay;
 
 use std::path::PathBuf;
@@ -17,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+pub use self::kills::Kills;
 pub use self::replay::{Look, Replay};
 use crate::vm::{Mirror, Tests};
 use crate::{Vm, VmOptions, catalog, node};

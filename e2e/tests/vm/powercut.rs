@@ -1,9 +1,10 @@
 //! Power cuts: what was promised is there, what is there is whole, and nobody has to act.
 
 use anyhow::{Result, ensure};
-use stower_e2e::powercut::{PowerCuts, Work};
+use stower_e2e::powercut::{Kills, PowerCuts, Work};
 
 const SEED: u64 = 20_261_130;
+const DRIVERS: [&str; 4] = ["overlay", "native", "btrfs", "devicemapper"];
 
 fn work(driver: &str) -> Work {
     Work { driver: driver.to_owned(), seed: SEED, rounds: 3, left_out: None }
@@ -71,5 +72,17 @@ fn a_sync_that_is_left_out_is_found() -> Result<()> {
         }
     }
     ensure!(unseen.is_empty(), "not found by its traces was\n{}", unseen.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn five_cuts_of_the_machine_are_borne_by_all_drivers_and_the_agent() -> Result<()> {
+    let works = DRIVERS.map(work);
+    let mut machine = Kills::boot(&works, SEED)?;
+    let mut wrong = Vec::new();
+    for _ in 0..5 {
+        wrong.extend(machine.cut()?);
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

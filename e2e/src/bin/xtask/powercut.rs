@@ -1,13 +1,15 @@
 //! `cargo xtask powercut`: the long run of what `tests/vm/powercut.rs` does in short.
 
 use anyhow::{Context, Result, bail, ensure};
-use stower_e2e::powercut::{PowerCuts, Work};
+use stower_e2e::powercut::{Kills, PowerCuts, Work};
 use stower_e2e::{requires, vm};
 
 use crate::build::{cargo, show};
 
 /// Where a run of a thousand cuts ends that finds something at each.
 const ENOUGH: usize = 20;
+/// How often the machine itself is killed.
+const KILLS: usize = 5;
 
 struct Options {
     cuts: usize,
@@ -41,7 +43,7 @@ impl Options {
 
 const DRIVERS: [&str; 4] = ["overlay", "native", "btrfs", "devicemapper"];
 
-/// Cuts the work of each driver.
+/// Cuts the work of each driver, and then all of them at once.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     let options = Options::of(args)?;
     requires::root()?;
@@ -58,6 +60,12 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         if machine.replay(&work, options.cuts, options.seed, ENOUGH)?.wrong {
             failed.push(driver.clone());
         }
+    }
+    drop(machine);
+    let works: Vec<Work> = options.drivers.iter().map(|driver| options.work(driver, 0)).collect();
+    let mut machine = Kills::boot(&works, options.seed)?;
+    for _ in 0..KILLS {
+        failed.extend(machine.cut()?);
     }
     ensure!(failed.is_empty(), "something was wrong after cuts of {}", failed.join(", "));
     Ok(())
