@@ -249,3 +249,105 @@ fn root_an_executed_process_has_the_containers_whole_confinement() {
     b.ok(&["delete", b.id()]);
     b.assert_nothing_left();
 }
+
+/// One message with its descriptor.
+fn receive(listener: &std::os::unix::net::UnixListener) -> (Vec<u8>, std::os::fd::OwnedFd) {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+    let (stream, _) = listener.accept().unwrap();
+    let mut bytes = vec![0u8; 64 << 10];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [std::io::IoSliceMut::new(&mut bytes)];
+    let len = rustix::net::recvmsg(&stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap().bytes;
+    let fd = control.drain().find_map(|m| match m {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    bytes.truncate(len);
+    (bytes, fd.expect("a descriptor comes along"))
+}
+
+#[test]
+fn root_a_terminal_is_sent_to_the_console_socket_and_is_the_containers_own() {
+    use std::io::Read;
+    let mut b = Bundle::new(&["link:/proc/self/fd/0", "link:/proc/self/fd/2", "stat:/dev/console"]);
+    b.set("/process/terminal", json!(true));
+    b.set("/process/consoleSize", json!({ "height": 33, "width": 99 }));
+    assert!(b.err(&["create", "--bundle", b.path(), b.id()]).contains("needs --console-socket"));
+    let socket = b.file("tty");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    b.ok(&["create", "--bundle", b.path(), "--console-socket", &socket, b.id()]);
+    let (name, master) = receive(&listener);
+    assert_eq!(name, b"/dev/ptmx");
+    let size = rustix::termios::tcgetwinsize(&master).unwrap();
+    assert_eq!((size.ws_row, size.ws_col), (33, 99));
+    b.ok(&["start", b.id()]);
+    let (mut master, mut said) = (fs::File::from(master), String::new());
+    // The end of the last process that has it is an error for a terminal.
+    let mut piece = [0u8; 4096];
+    while let Ok(len @ 1..) = master.read(&mut piece) {
+        said.push_str(&String::from_utf8_lossy(&piece[..len]));
+    }
+    for question in ["link:/proc/self/fd/0", "link:/proc/self/fd/2"] {
+        assert!(said.contains(&format!("== {question}\r\n/dev/pts/0\r\n")), "{said}");
+    }
+    assert!(said.contains("rdev 136:0"), "{said}");
+    b.until_stopped();
+    b.ok(&["delete", b.id()]);
+    b.assert_nothing_left();
+}
+
+#[test]
+fn root_a_notifying_filter_gives_its_listener_with_the_state() {
+    let mut b = Bundle::new(&["mkdir:/made"]);
+    let socket = b.file("listener");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    b.set(
+        "/linux/seccomp",
+        json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": socket,
+            "listenerMetadata": "for me",
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }],
+        }),
+    );
+    b.ok(&["create", "--bundle", b.path(), b.id()]);
+    let pid = b.state()["pid"].clone();
+    b.ok(&["start", b.id()]);
+    let (bytes, _held) = receive(&listener);
+    let told: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(
+        (&told["pid"], &told["metadata"], &told["fds"]),
+        (&pid, &json!("for me"), &json!(["seccompFd"]))
+    );
+    assert_eq!((&told["state"]["id"], &told["state"]["pid"]), (&json!(b.id()), &pid));
+    assert_eq!(b.state()["status"], "running", "it waits for an answer");
+    assert!(!b.rootfs().join("made").exists());
+    b.ok(&["delete", "--force", b.id()]);
+    b.assert_nothing_left();
+}
+
+#[test]
+fn root_limits_are_set_and_changed() {
+    let mut b = Bundle::new(&["wait"]);
+    b.set("/linux/resources", json!({ "pids": { "limit": 77 }, "memory": { "limit": 104_857_600 } }));
+    b.ok(&["create", "--bundle", b.path(), b.id()]);
+    b.ok(&["start", b.id()]);
+    let value = |controller: &str, v1: &str, v2: &str| {
+        let old = format!("/sys/fs/cgroup/{controller}/{}/{v1}", b.id());
+        let new = format!("/sys/fs/cgroup/{}/{v2}", b.id());
+        fs::read_to_string(old).or_else(|_| fs::read_to_string(new)).unwrap().trim().to_owned()
+    };
+    let pids = || value("pids", "pids.max", "pids.max");
+    let memory = || value("memory", "memory.limit_in_bytes", "memory.max");
+    assert_eq!((pids(), memory()), ("77".to_owned(), "104857600".to_owned()));
+    b.ok(&["update", "--pids-limit", "55", b.id()]);
+    assert_eq!((pids(), memory()), ("55".to_owned(), "104857600".to_owned()), "the other stays");
+    let listed: Vec<i64> = serde_json::from_str(&b.ok(&["ps", "--format", "json", b.id()])).unwrap();
+    assert_eq!(json!(listed), json!([b.state()["pid"]]));
+    let stats: serde_json::Value = serde_json::from_str(&b.ok(&["events", "--stats", b.id()])).unwrap();
+    assert_eq!((&stats["type"], &stats["data"]["pids"]["current"]), (&json!("stats"), &json!(1)));
+    assert_eq!(b.ok(&["list", "--quiet"]).trim(), b.id());
+    b.ok(&["delete", "--force", b.id()]);
+    b.assert_nothing_left();
+}

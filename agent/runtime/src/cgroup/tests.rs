@@ -317,3 +317,65 @@ fn root_a_group_that_cannot_be_frozen_in_time_goes_on() {
         assert_eq!(groups.frozen("u"), Some(false));
     }
 }
+
+/// Every field becomes a file of each version, or of the one that has it.
+#[test]
+fn resources_of_a_specification_become_files() {
+    let resources = serde_json::from_value(serde_json::json!({
+        "memory": { "limit": -1, "reservation": 4096, "swappiness": 10 },
+        "cpu": { "quota": 0, "burst": 7, "cpus": "0-1" },
+        "pids": { "limit": 0 },
+        "blockIO": { "weight": 1000, "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 99 }] },
+        "hugepageLimits": [{ "pageSize": "2MB", "limit": 5 }],
+        "unified": { "cgroup.max.depth": "3", "memory.high": "1" },
+    }))
+    .unwrap();
+    let limits = Limits::from_oci_whole(&resources).unwrap();
+    let text = |f: &Option<File>| f.as_ref().map(|f| format!("{}={}", f.names.join("|"), f.value));
+    let seen: Vec<_> = limits
+        .settings
+        .iter()
+        .map(|s| (s.field.trim_start_matches("linux.resources."), text(&s.v1), text(&s.v2)))
+        .collect();
+    let some = |t: &str| Some(t.to_owned());
+    assert_eq!(
+        seen,
+        [
+            ("memory.limit", some("memory.limit_in_bytes=-1"), some("memory.max=max")),
+            ("memory.reservation", some("memory.soft_limit_in_bytes=4096"), some("memory.low=4096")),
+            ("memory.swappiness", some("memory.swappiness=10"), None),
+            ("cpu.quota", some("cpu.cfs_quota_us=-1"), some("cpu.max=max")),
+            ("cpu.burst", some("cpu.cfs_burst_us=7"), some("cpu.max.burst=7")),
+            ("cpu.cpus", some("cpuset.cpus=0-1"), some("cpuset.cpus=0-1")),
+            ("pids.limit", some("pids.max=max"), some("pids.max=max")),
+            ("blockIO.weight", some("blkio.weight|blkio.bfq.weight=1000"), some("io.weight=default 10000")),
+            (
+                "blockIO.throttleReadBpsDevice",
+                some("blkio.throttle.read_bps_device=8:0 99"),
+                some("io.max=8:0 rbps=99")
+            ),
+            ("hugepageLimits[2MB]", some("hugetlb.2MB.limit_in_bytes=5"), some("hugetlb.2MB.max=5")),
+            (
+                "hugepageLimits[2MB]",
+                some("hugetlb.2MB.rsvd.limit_in_bytes=5"),
+                some("hugetlb.2MB.rsvd.max=5")
+            ),
+            ("unified[cgroup.max.depth]", None, some("cgroup.max.depth=3")),
+            ("unified[memory.high]", None, some("memory.high=1")),
+        ]
+    );
+    assert_eq!((limits.memory_bytes, limits.cpu_quota_us, limits.pids), (None, None, None));
+    for (key, value) in [("../x", "1"), ("nodot", "1"), ("a/b.c", "1")] {
+        let resources = serde_json::from_value(serde_json::json!({ "unified": { key: value } })).unwrap();
+        assert!(Limits::from_oci_whole(&resources).is_err(), "{key}");
+    }
+}
+
+/// A container without a mount namespace of its own has copies of the groups in the same table.
+#[test]
+fn a_copy_of_a_hierarchy_without_controllers_is_no_other_one() {
+    let text = "1 0 0:1 / /cg/systemd rw - cgroup cgroup rw,name=systemd\n\
+                2 0 0:1 /c /root/cg/systemd rw - cgroup cgroup rw,name=systemd\n";
+    let seen = detect::parse(text);
+    assert_eq!(seen.iter().map(|h| h.mount.display().to_string()).collect::<Vec<_>>(), ["/cg/systemd"]);
+}

@@ -27,6 +27,9 @@ fn run(program: &[Insn], arch: u32, nr: u32, args: [u64; 6]) -> (u32, usize) {
             bpf::JEQ => at += jump(a == i.k),
             bpf::JGE => at += jump(a >= i.k),
             bpf::JSET => at += jump(a & i.k != 0),
+            // What only filters of a specification have: greater than, and.
+            0x25 => at += jump(a > i.k),
+            0x54 => a &= i.k,
             bpf::RET => return (i.k, steps),
             other => panic!("instruction {other:#x}"),
         }
@@ -158,4 +161,117 @@ fn filters_are_known_by_their_bytes() {
     assert_eq!(filter, Filter::from_bytes(filter.bytes().to_vec()));
     assert_ne!(filter.digest(), Filter::default_for(ADMIN).digest());
     assert_eq!(filter.bytes().len() % 8, 0);
+}
+
+#[cfg(feature = "cli")]
+mod of_a_specification {
+    use oci_spec::runtime::LinuxSeccomp;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn compile(value: Value) -> Result<spec::SpecFilter, crate::error::CompileError> {
+        spec::compile(&serde_json::from_value::<LinuxSeccomp>(value).unwrap())
+    }
+
+    fn code(filter: &spec::SpecFilter) -> Vec<Insn> {
+        let one = |b: &[u8]| Insn {
+            code: u16::from_ne_bytes([b[0], b[1]]),
+            jt: b[2],
+            jf: b[3],
+            k: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        };
+        filter.filter.bytes().chunks(8).map(one).collect()
+    }
+
+    /// What it does with `personality`, whose first argument is `arg`.
+    fn with_argument(op: &str, value: u64, two: u64, arg: u64) -> bool {
+        let filter = compile(json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [{ "names": ["personality"], "action": "SCMP_ACT_ALLOW",
+                "args": [{ "index": 0, "value": value, "valueTwo": two, "op": op }] }],
+        }))
+        .unwrap();
+        run(&code(&filter), X86_64, number("personality", 0), [arg, 0, 0, 0, 0, 0]).0 == ALLOW
+    }
+
+    /// Against Rust's own comparison, with what differs in the low half, the high half, both and neither.
+    #[test]
+    fn every_operator_compares_whole_arguments() {
+        let numbers = [0, 1, 5, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0005, 0x5_0000_0001, u64::MAX];
+        for value in numbers {
+            for arg in numbers {
+                for (op, expected) in [
+                    ("SCMP_CMP_EQ", arg == value),
+                    ("SCMP_CMP_NE", arg != value),
+                    ("SCMP_CMP_LT", arg < value),
+                    ("SCMP_CMP_LE", arg <= value),
+                    ("SCMP_CMP_GE", arg >= value),
+                    ("SCMP_CMP_GT", arg > value),
+                    ("SCMP_CMP_MASKED_EQ", arg & value == 5),
+                ] {
+                    assert_eq!(with_argument(op, value, 5, arg), expected, "{arg:#x} {op} {value:#x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rules_hold_for_their_calls_and_the_default_for_all_others() {
+        let filter = compile(json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "defaultErrnoRet": 99,
+            "syscalls": [
+                { "names": ["read", "openat2"], "action": "SCMP_ACT_ALLOW" },
+                { "names": ["mkdir"], "action": "SCMP_ACT_KILL_PROCESS" },
+                { "names": ["chroot"], "action": "SCMP_ACT_TRACE", "errnoRet": 7 },
+                { "names": ["not_of_this_age"], "action": "SCMP_ACT_ALLOW" },
+            ],
+        }))
+        .unwrap();
+        let code = code(&filter);
+        let of = |name: &str| run(&code, X86_64, number(name, 0), [0; 6]).0;
+        assert_eq!((of("read"), of("openat2")), (ALLOW, ALLOW));
+        assert_eq!((of("mkdir"), of("chroot")), (0x8000_0000, 0x7ff0_0007));
+        assert_eq!(of("write"), bpf::RET_ERRNO | 99);
+        assert_eq!(run(&code, X86_64, 5000, [0; 6]).0, NOSYS, "newer than all that is known");
+        assert_eq!(run(&code, X86_64, 0x4000_0000, [0; 6]).0, NOSYS, "x32");
+        assert_eq!(
+            run(&code, I386, number("read", 1), [0; 6]).0,
+            ALLOW,
+            "no architecture named: all of the machine"
+        );
+        assert_eq!(run(&code, 0x1234, 0, [0; 6]).0, 0x8000_0000, "another machine's");
+        assert_eq!((filter.flags, filter.listens()), (0, false));
+    }
+
+    #[test]
+    fn an_architecture_that_is_not_named_is_killed() {
+        let filter =
+            compile(json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"] }))
+                .unwrap();
+        assert_eq!(run(&code(&filter), X86_64, 1, [0; 6]).0, ALLOW);
+        assert_eq!(run(&code(&filter), I386, 1, [0; 6]).0, 0x8000_0000);
+    }
+
+    #[test]
+    fn what_would_allow_more_than_asked_for_is_refused() {
+        for (filter, problem) in [
+            (
+                json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                { "names": ["not_of_this_age"], "action": "SCMP_ACT_ERRNO" }] }),
+                "`not_of_this_age` is no call",
+            ),
+            (json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "listenerPath: is missing"),
+            (
+                json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                { "names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{ "index": 6, "value": 0, "op": "SCMP_CMP_EQ" }] }] }),
+                "no argument 6",
+            ),
+            (json!({ "defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1 }), "an errnoRet goes with"),
+        ] {
+            let error = compile(filter).unwrap_err().to_string();
+            assert!(error.starts_with("linux.seccomp.") && error.contains(problem), "{error}");
+        }
+    }
 }
