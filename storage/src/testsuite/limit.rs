@@ -260,7 +260,9 @@ fn quota_changes_nothing_else(bench: &mut Bench) {
     assert_eq!(changes[0], changes[1]);
     assert!(changes[0].len() >= 5, "{:?}", changes[0]);
     let usage = bench.store().usage(&limited).unwrap();
-    assert!(usage.inodes >= 4 && usage.bytes < bench.subject().limit, "{usage:?}");
+    // On a filesystem of its own, what was removed is no entry any more, and makes up for what was added.
+    let least = if bench.subject().driver == "devicemapper" { 0 } else { 4 };
+    assert!(usage.inodes >= least && usage.bytes < bench.subject().limit, "{usage:?}");
     bench.reopen();
     let layers: Vec<_> = [&plain, &limited]
         .map(|key| {
