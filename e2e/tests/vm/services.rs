@@ -151,7 +151,7 @@ impl Guest {
 }
 
 /// A command as a shell takes it.
-fn words(command: &Command) -> Result<String> {
+pub(crate) fn words(command: &Command) -> Result<String> {
     let all: Vec<OsString> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(Into::into).collect();
     let quoted = |word: &OsString| {
