@@ -223,24 +223,24 @@ fn a_truncated_blob_is_refused() -> Result<()> {
 
 #[test]
 fn what_an_image_may_take_is_configured() -> Result<()> {
-    let node = TestNode::builder().no_registry().build()?;
-    let file = node.folder().join("config.yaml");
     let layout = catalog::busybox()?.layout;
     let layout = layout.to_str().context("odd path")?;
     let name = "example.org/bounded:1";
-    let config = file.to_str().context("odd path")?;
+    let node = |unpack: &str| {
+        let config = format!(
+            "images: {{gc: {{enabled: false}}, unpack: {{{unpack}}}}}\nstorage: {{minFree: {{}}, minFreeInodes: {{}}}}\n"
+        );
+        TestNode::builder().no_registry().config(&config).start()
+    };
     for (unpack, word) in
         [("maxEntries: 3", "limit of 3 entries"), ("maxSize: 1Mi", "limit of 1048576 bytes")]
     {
-        fs::write(&file, format!("images:\n  unpack:\n    {unpack}\n"))?;
-        let node = TestNode::builder().no_registry().args(&["--config", config]).start()?;
+        let node = node(unpack)?;
         let said = node.refused(["image", "import", layout, name])?;
         ensure!(said.contains(word) && said.contains("configured"), "{said}");
         ensure!(node.ok(["images", "-q"])?.trim().is_empty(), "an image that was refused is listed");
     }
-    fs::write(&file, "images: {unpack: {maxEntries: 100000, maxSize: 1Gi, maxRatio: 100}}\n")?;
-    let node = TestNode::builder().no_registry().args(&["--config", config]).start()?;
-    node.ok(["image", "import", layout, name])?;
+    node("maxEntries: 100000, maxSize: 1Gi, maxRatio: 100")?.ok(["image", "import", layout, name])?;
     Ok(())
 }
 
