@@ -113,6 +113,7 @@ pub fn to_oci(mask: u64) -> Capabilities {
 }
 
 /// The names of a mask.
+#[cfg(feature = "cli")]
 pub(crate) fn names(mask: u64) -> Vec<&'static str> {
     NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, (name, _))| *name).collect()
 }
