@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use stower_e2e::{process, requires, vm};
+use stower_e2e::{process, requires};
 
 use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -21,10 +21,10 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("mkfs.btrfs", "btrfs-progs"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
-    (vm::PROGRAM, vm::PACKAGE),
 ];
 
-/// Runs all steps, the later ones after a failure too, and fails if one did.
+/// Runs all steps, the later ones after a failure too, and fails if one did. The tests in virtual machines, which take long, are
+/// `cargo xtask vm`.
 pub(crate) fn run() -> Result<()> {
     requires::root()?;
     install(&PROGRAMS)?;
@@ -32,7 +32,7 @@ pub(crate) fn run() -> Result<()> {
         show(cargo().args(["install", "cargo-deny", "--locked"]))?;
     }
     let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
-    let steps: [(&str, &[&str]); 8] = [
+    let steps: [(&str, &[&str]); 7] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
@@ -53,11 +53,6 @@ pub(crate) fn run() -> Result<()> {
         ("the program under test", &["build", "-p", "stower"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
         ("hostile bytes", &["xtask", "fuzz", "15"]),
-        // Each has a machine with two processors of its own; two at once are what two cores bear.
-        (
-            "tests in virtual machines",
-            &["test", "-p", "stower-e2e", "--test", "vm", "--no-fail-fast", "--", "--test-threads", "2"],
-        ),
     ];
     let mut failed = Vec::new();
     for (name, args) in steps {
