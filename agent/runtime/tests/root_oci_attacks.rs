@@ -251,7 +251,9 @@ fn root_the_runtimes_program_cannot_be_written_through_a_process() {
     let b = Bundle::new(&["wait"]);
     // A copy: without the defence this test would write to it.
     let program = b.dir().join("runtime");
-    fs::copy(env!("CARGO_BIN_EXE_stower-runtime"), &program).unwrap();
+    // By another process: a child of another test that had our descriptor for writing would keep it from being executed.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_stower-runtime")).arg(&program).status().unwrap();
+    assert!(copied.success());
     let run = |args: &[&str]| {
         let out = fs::File::create(b.file("out")).unwrap();
         Command::new(&program).arg("--root").arg(b.root()).args(args).stdout(out).status().unwrap()

@@ -149,7 +149,8 @@ fn only_root_sees_the_values_of_a_secret() -> Result<()> {
     }
     chown(&node.socket, None, Some(OTHER))?;
     let program = node.folder().join("stower");
-    fs::copy(stower_e2e::node::binary()?, &program)?;
+    // By another process: a child of another test that had our descriptor for writing would keep it from being executed.
+    process::run("cp", [&stower_e2e::node::binary()?, &program])?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     let other = |args: &[&str]| {
         let mut command = Command::new(&program);
