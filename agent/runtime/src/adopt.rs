@@ -174,6 +174,11 @@ impl ShimHandle {
         &self.record
     }
 
+    /// The container's run directory.
+    pub(crate) fn run_dir(&self) -> BorrowedFd<'_> {
+        self.run_dir.as_fd()
+    }
+
     /// Readable once the shim has ended; then [`ended`](Self::ended) says how.
     #[must_use]
     pub fn shim_pidfd(&self) -> BorrowedFd<'_> {

@@ -17,6 +17,7 @@ pub mod cgroup;
 pub mod defaults;
 mod device;
 pub mod error;
+pub mod exec;
 pub mod job;
 pub mod logs;
 mod mounts;
@@ -31,6 +32,7 @@ pub mod start;
 mod user;
 
 pub use adopt::{Adoption, ShimHandle, adopt};
+pub use exec::{Captured, ExecError, ExecExit, ExecRequest, Executing};
 pub use logs::{LogDir, LogEvent, LogLine, LogReader};
 pub use record::{ExitRecord, RecordError, ShimRecord};
 pub use shim::{SHIM, ShimArgs};

@@ -170,6 +170,13 @@ fn parse_start(stat: &str) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// The session of a process; `None` when it has ended, or `/proc` does not tell.
+pub(crate) fn session(pid: u32) -> Option<u32> {
+    let stat = read(&format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(3)?.parse().ok()
+}
+
 fn gone(e: &std::io::Error) -> bool {
     matches!(rustix::io::Errno::from_io_error(e), Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH))
 }

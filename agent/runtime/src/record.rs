@@ -15,7 +15,7 @@ pub const SHIM_FILE: &str = "shim.json";
 pub const EXIT_FILE: &str = "exit.json";
 /// The version that this release writes.
 pub const VERSION: u32 = 1;
-/// No record is longer; a longer file is refused, in bytes.
+/// No record of a shim is longer; a longer file is refused, in bytes.
 const MAX_LEN: u64 = 64 * 1024;
 
 /// Who the shim and the first process of a container are. Written by the starter before the first process runs.
@@ -95,8 +95,8 @@ pub enum RecordError {
         #[source]
         source: serde_json::Error,
     },
-    /// The file is not a regular file of at most 64 KiB.
-    #[error("{file} is not a regular file of at most 65536 bytes")]
+    /// The file is not a regular file, or is far too long: 64 KiB, and 16 MiB for `exec.json`.
+    #[error("{file} is not a regular file, or is longer than any record")]
     NotARecord {
         /// Name in the run directory.
         file: &'static str,
@@ -128,7 +128,7 @@ impl ShimRecord {
     /// # Errors
     /// Whatever leaves open who the shim is.
     pub fn read(run_dir: impl AsFd) -> Result<Option<Self>, RecordError> {
-        read(run_dir, SHIM_FILE)
+        read(run_dir, SHIM_FILE, MAX_LEN)
     }
 
     /// Writes the record into `run_dir`, by write and rename.
@@ -146,13 +146,14 @@ impl ExitRecord {
     /// # Errors
     /// Whatever leaves open how the run ended.
     pub fn read(run_dir: impl AsFd) -> Result<Option<Self>, RecordError> {
-        read(run_dir, EXIT_FILE)
+        read(run_dir, EXIT_FILE, MAX_LEN)
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(
+pub(crate) fn read<T: serde::de::DeserializeOwned>(
     run_dir: impl AsFd,
     file: &'static str,
+    max: u64,
 ) -> Result<Option<T>, RecordError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let fd: OwnedFd = match rustix::fs::openat(run_dir, file, flags, Mode::empty()) {
@@ -163,11 +164,11 @@ fn read<T: serde::de::DeserializeOwned>(
     };
     let opened = std::fs::File::from(fd);
     let meta = opened.metadata().map_err(|source| RecordError::Read { file, source })?;
-    if !meta.is_file() || meta.len() > MAX_LEN {
+    if !meta.is_file() || meta.len() > max {
         return Err(RecordError::NotARecord { file });
     }
     let mut bytes = Vec::new();
-    opened.take(MAX_LEN).read_to_end(&mut bytes).map_err(|source| RecordError::Read { file, source })?;
+    opened.take(max).read_to_end(&mut bytes).map_err(|source| RecordError::Read { file, source })?;
     parse(&bytes, file).map(Some)
 }
 
@@ -185,7 +186,11 @@ fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], file: &'static str) -> Re
     serde_json::from_slice(bytes).map_err(|source| RecordError::Parse { file, source })
 }
 
-fn write<T: Serialize>(run_dir: impl AsFd, file: &'static str, record: &T) -> Result<(), RecordError> {
+pub(crate) fn write<T: Serialize>(
+    run_dir: impl AsFd,
+    file: &'static str,
+    record: &T,
+) -> Result<(), RecordError> {
     let dir = run_dir.as_fd();
     let failed = |source: std::io::Error| RecordError::Write { file, source };
     let bytes = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;

@@ -10,6 +10,7 @@
 mod detect;
 mod device_program;
 mod freeze;
+mod inner;
 mod kill;
 mod limits;
 mod resources;
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 pub use detect::Hierarchy;
+pub(crate) use inner::{Inner, kill_session, oom_kills_of};
 pub(crate) use kill::kill_join;
 pub use limits::{DeviceRule, Limits};
 pub use resources::{File, Setting};

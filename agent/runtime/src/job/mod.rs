@@ -256,7 +256,8 @@ pub struct DeviceNode {
     pub gid: u32,
 }
 
-/// The process in the container.
+/// The process in the container. It is kept in [`crate::exec::ExecRecord`] too, so fields are only added, each with a
+/// default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// Command and arguments; never empty.

@@ -17,17 +17,16 @@ mod source;
 mod tests;
 mod tree;
 
-pub(crate) use attach::{Root, attach_all, isolate};
-pub(crate) use path::{open_dir_making, open_inside};
+pub(crate) use attach::{Root, attach_all, isolate, move_to};
+pub(crate) use path::{Make, open_dir_making, open_inside, open_making};
 pub(crate) use protect::protect;
 pub(crate) use source::{Blocks, open_following, open_others};
-pub(crate) use tree::{fd_path, sealed_program};
+pub(crate) use tree::{bind_fd, fd_path, sealed_program};
 #[cfg(feature = "cli")]
 pub(crate) use {
-    attach::{move_to, set_attrs},
-    path::{Make, open_making},
+    attach::set_attrs,
     source::{Sources, open_all},
-    tree::{bind, bind_fd},
+    tree::bind,
 };
 
 /// A procfs of this pid namespace that is attached nowhere, so that nothing can cover a part of it.

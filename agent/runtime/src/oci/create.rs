@@ -17,9 +17,8 @@ use crate::error::{CompileError, Failure, FailureKind};
 use crate::job::{Job, NamespaceKind};
 use crate::mounts;
 use crate::proc;
-use crate::start::init;
-use crate::start::starter;
 use crate::start::sys::{self, Cloned, SignalMask};
+use crate::start::{enter, init, starter};
 
 /// What a caller gives beside the configuration.
 #[derive(Debug, Clone, Default)]
@@ -314,39 +313,14 @@ fn descend(init: &Init<'_>, user: &OwnedFd, flags: i32) -> std::result::Result<b
         rustix::thread::move_into_link_name_space(fd.as_fd(), None)
             .map_err(|e| Failure::errno("namespaces", format_args!("joining the {kind:?} namespace"), e))?;
     }
-    become_clone(&init.control, flags)
+    enter::become_clone(&init.control, flags)
 }
 
 /// Joins a user namespace as its root.
 pub(super) fn enter_user(user: &OwnedFd) -> std::result::Result<(), Failure> {
     rustix::thread::move_into_link_name_space(user.as_fd(), None)
         .map_err(|e| Failure::errno("user namespace", "joining it", e))?;
-    become_root()
-}
-
-/// User and group 0 of the namespace that was just joined.
-pub(super) fn become_root() -> std::result::Result<(), Failure> {
-    let fail = |what: &'static str| {
-        move |e| Failure::errno("user namespace", format_args!("{what}, which linux.*Mappings must hold"), e)
-    };
-    let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
-    rustix::thread::set_thread_groups(&[]).map_err(fail("dropping groups"))?;
-    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(fail("becoming group 0"))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(fail("becoming user 0"))
-}
-
-/// A sibling with new namespaces goes on; it is told to `create`, whose child it is too. `true` in the sibling.
-pub(super) fn become_clone(control: &OwnedFd, flags: i32) -> std::result::Result<bool, Failure> {
-    match sys::clone3(flags | libc::CLONE_PARENT, 0, None)
-        .map_err(|e| Failure::errno("namespaces", "clone3", e))?
-    {
-        Cloned::Child => Ok(true),
-        Cloned::Parent(pid, pidfd) => {
-            io::send_fd(control, &pid.to_ne_bytes(), pidfd.as_fd())
-                .map_err(|e| Failure::errno("namespaces", "telling of the clone", e))?;
-            Ok(false)
-        }
-    }
+    enter::become_root()
 }
 
 /// A group that others are in is not taken over: what is done to the container would be done to them.

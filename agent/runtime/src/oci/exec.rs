@@ -1,27 +1,28 @@
 //! `exec`: one more process in a container, with the container's whole confinement.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Process as OciProcess, Spec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::console;
 use super::create::{self, failure_of};
 use super::error::{OciError, Result};
 use super::io;
-use super::plan::{self, Terminal, namespace_file};
+use super::plan;
 use super::process::Attributes;
 use super::state::{self, Container, State, Status};
 use super::steps::{self, process_state};
 use crate::error::{CompileError, Failure};
 use crate::job::{self, CgroupJoin, Process};
 use crate::seccomp::spec::SpecFilter;
-use crate::start::init::{self, Finish};
+use crate::start::enter::{self, Entry, Guest};
+use crate::start::init::Finish;
 use crate::start::starter;
 use crate::start::sys::{self, Cloned, SignalMask};
+use crate::start::terminal::{self, TerminalSize};
 use crate::user::Identity;
 
 /// What is asked for; what is not comes from the container's own process.
@@ -56,7 +57,7 @@ struct Order {
     process: Process,
     filter: Option<SpecFilter>,
     attributes: Attributes,
-    terminal: Option<Terminal>,
+    terminal: Option<TerminalSize>,
     preserve_fds: u32,
     groups: CgroupJoin,
     /// Flags of the namespaces that the container does not share with us.
@@ -188,41 +189,11 @@ fn order(state: &State, spec: Spec, process: &OciProcess, request: &Request, ini
         process: compiled,
         filter,
         attributes,
-        terminal: Terminal::of(process),
+        terminal: plan::terminal(process),
         preserve_fds: request.preserve_fds,
         groups: state::groups(state)?.existing("c"),
-        namespaces: namespaces(init_pid)?,
+        namespaces: enter::namespaces(init_pid).map_err(|e| OciError::io("/proc", e))?,
     })
-}
-
-/// Those in which the first process is not where we are.
-fn namespaces(pid: u32) -> Result<i32> {
-    use oci_spec::runtime::LinuxNamespaceType as T;
-    let all = [
-        (T::User, libc::CLONE_NEWUSER),
-        (T::Mount, libc::CLONE_NEWNS),
-        (T::Pid, libc::CLONE_NEWPID),
-        (T::Ipc, libc::CLONE_NEWIPC),
-        (T::Uts, libc::CLONE_NEWUTS),
-        (T::Cgroup, libc::CLONE_NEWCGROUP),
-        (T::Network, libc::CLONE_NEWNET),
-        (T::Time, job::CLONE_NEWTIME),
-    ];
-    let mut flags = 0;
-    for (kind, flag) in all {
-        let name = namespace_file(kind);
-        let inode = |of: &str| match std::fs::metadata(format!("/proc/{of}/ns/{name}")) {
-            Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
-            // A kernel without this kind.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && of == "self" => Ok(None),
-            Err(e) => Err(OciError::io(format!("the {name} namespace of the container"), e)),
-        };
-        let Some(own) = inode("self")? else { continue };
-        if inode(&pid.to_string())? != Some(own) {
-            flags |= flag;
-        }
-    }
-    Ok(flags)
 }
 
 #[allow(clippy::too_many_arguments, reason = "one caller, and each is a thing of its own")]
@@ -263,7 +234,7 @@ fn launch(
                 slave: None,
                 listener_state: Vec::new(),
             };
-            let result = enter(&mut join, init_fd, &root, &inner);
+            let result = run(&mut join, init_fd, &root, &inner);
             if let Err(failure) = result
                 && let Ok(bytes) = serde_json::to_vec(&failure)
             {
@@ -325,58 +296,24 @@ fn group_of(order: &Order, pid: u32) -> Result<PathBuf> {
     Ok(own.join(tail.unwrap_or_default()))
 }
 
-/// In the clone: into the groups and namespaces, then to a clone in the container's pid namespace. Returns what went wrong.
-fn enter(
+/// In the clone: into the container, and to the command. Returns what went wrong.
+fn run(
     join: &mut Join<'_>,
     init_fd: &OwnedFd,
     root: &OwnedFd,
     control: &OwnedFd,
 ) -> std::result::Result<(), Failure> {
-    init::set_oom_score(&join.order.process)?;
-    for group in &join.order.groups.v1 {
-        crate::start::write_existing(&group.dir.join("tasks"), "0")
-            .map_err(|e| Failure::errno("cgroup", format_args!("joining {}", group.dir.display()), e))?;
-    }
-    // Processes of the container see this one from here on; they are not to look into it.
-    sys::set_undumpable().map_err(|e| Failure::errno("exec", "hiding the runtime's process", e))?;
-    let flags = join.order.namespaces;
-    if flags != 0 {
-        sys::enter_namespaces_of(init_fd.as_fd(), flags)
-            .map_err(|e| Failure::errno("namespaces", "joining those of the container", e))?;
-    }
-    if flags & libc::CLONE_NEWUSER != 0 {
-        create::become_root()?;
-    }
-    if flags & libc::CLONE_NEWNS == 0 {
-        rustix::process::fchdir(root)
-            .and_then(|()| rustix::process::chroot("."))
-            .map_err(|e| Failure::errno("root", "entering the container's", e))?;
-    }
-    if !create::become_clone(control, 0)? {
-        sys::exit_now(0);
-    }
+    let order = join.order;
+    let entry = Entry { init: init_fd.as_fd(), root, groups: &order.groups, namespaces: order.namespaces };
+    enter::enter(&order.process, &entry, control)?;
     let (told, _) =
         io::receive(control).map_err(|e| Failure::errno("exec", "hearing from the runtime", e))?;
     if told.is_empty() {
         sys::exit_now(255);
     }
     join.listener_state = told;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open("/", flags, Mode::empty())
-        .map_err(|e| Failure::errno("root", "opening the container's", e))?;
-    let process = join.order.process.clone();
-    if let Some(terminal) = join.order.terminal {
-        let (master, slave) = console::open(root.as_fd(), terminal)?;
-        if let Some(socket) = join.console_socket.take() {
-            console::send(&socket, master.as_fd())?;
-        }
-        join.slave = Some(slave);
-    }
-    let identity = crate::user::resolve(root.as_fd(), &process.user)?;
-    let cwd = init::open_cwd(root.as_fd(), &process)?;
-    drop(root);
-    let filter = join.order.filter.as_ref().map_or_else(Vec::new, |f| f.filter.bytes().to_vec());
-    match init::become_process(&process, &identity, &filter, &cwd, join) {
+    let filter = order.filter.as_ref().map_or_else(Vec::new, |f| f.filter.bytes().to_vec());
+    match enter::become_guest(&order.process, &filter, join) {
         Ok(never) => match never {},
         Err(failure) => Err(failure),
     }
@@ -391,9 +328,21 @@ struct Join<'a> {
     listener_state: Vec<u8>,
 }
 
+impl Guest for Join<'_> {
+    fn terminal(&mut self, root: BorrowedFd<'_>) -> std::result::Result<(), Failure> {
+        let Some(size) = self.order.terminal else { return Ok(()) };
+        let (master, slave) = console::open(root, size)?;
+        if let Some(socket) = self.console_socket.take() {
+            console::send(&socket, master.as_fd())?;
+        }
+        self.slave = Some(slave);
+        Ok(())
+    }
+}
+
 impl Finish for Join<'_> {
     fn stdio(&mut self, identity: &Identity) -> std::result::Result<(), Failure> {
-        steps::stdio(self.slave.take(), identity, self.order.preserve_fds)
+        terminal::stdio(self.slave.take(), identity, self.order.preserve_fds)
     }
 
     fn attributes(&mut self) -> std::result::Result<(), Failure> {

@@ -1,19 +1,16 @@
 //! Descriptors over sockets, and the life of a container in the foreground.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use super::error::{OciError, Result};
+pub(super) use crate::start::pass::{receive, send_fd};
 
 /// Connects to a socket at a path of any length.
 pub(super) fn connect(path: &Path) -> Result<OwnedFd> {
@@ -26,38 +23,6 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd> {
             .map_err(fail)?;
     rustix::net::connect(&socket, &address).map_err(fail)?;
     Ok(socket)
-}
-
-/// One message with one descriptor.
-pub(super) fn send_fd(socket: &OwnedFd, text: &[u8], fd: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(socket, &[std::io::IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// One message of at most 64 KiB, with a descriptor if one came along. Empty is the end.
-pub(super) fn receive(socket: &OwnedFd) -> std::result::Result<(Vec<u8>, Option<OwnedFd>), Errno> {
-    let mut bytes = vec![0u8; 64 << 10];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let len = loop {
-        let parts = &mut [std::io::IoSliceMut::new(&mut bytes)];
-        match rustix::net::recvmsg(socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            other => break other?.bytes,
-        }
-    };
-    let mut fd = None;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            fd = fds.last().or(fd);
-        }
-    }
-    bytes.truncate(len);
-    Ok((bytes, fd))
 }
 
 /// A terminal of our own that shows the container's: raw while it lives.

@@ -16,6 +16,7 @@ use crate::job::{
     self, CgroupJoin, Job, LogLimits, MountSource, NamespaceKind, Programs, RootFs, Scope, StartRequest,
 };
 use crate::seccomp::spec::SpecFilter;
+use crate::start::terminal::TerminalSize;
 
 /// What callers choose beside the configuration.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +42,7 @@ pub(super) struct Plan {
     pub(super) time: Option<Vec<(String, i64, u32)>>,
     /// The container has a mount namespace of its own.
     pub(super) own_mounts: bool,
-    pub(super) terminal: Option<Terminal>,
+    pub(super) terminal: Option<TerminalSize>,
     pub(super) hooks: Hooks,
     pub(super) keyring: bool,
     pub(super) preserve_fds: u32,
@@ -56,13 +57,6 @@ pub(super) enum UserNamespace {
     New { uids: Vec<Map>, gids: Vec<Map> },
     /// An existing one.
     Join(PathBuf),
-}
-
-/// A terminal, with its size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Terminal {
-    pub(super) rows: u16,
-    pub(super) columns: u16,
 }
 
 /// The hooks, each kind in its order.
@@ -97,15 +91,14 @@ impl Hooks {
     }
 }
 
-impl Terminal {
-    pub(super) fn of(process: &oci_spec::runtime::Process) -> Option<Self> {
-        let size = process.console_size();
-        let number = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-        (process.terminal() == Some(true)).then(|| Self {
-            rows: number(size.map_or(0, |s| s.height())),
-            columns: number(size.map_or(0, |s| s.width())),
-        })
-    }
+/// The terminal that is asked for, with its size.
+pub(super) fn terminal(process: &oci_spec::runtime::Process) -> Option<TerminalSize> {
+    let size = process.console_size();
+    let number = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    (process.terminal() == Some(true)).then(|| TerminalSize {
+        rows: number(size.map_or(0, |s| s.height())),
+        columns: number(size.map_or(0, |s| s.width())),
+    })
 }
 
 /// Reads and checks a bundle.
@@ -148,7 +141,7 @@ pub(super) fn make(options: &Options, boot_id: &str) -> Result<Plan> {
     };
     let mut job = job::compile_in(&request, boot_id, &Scope::CommandLine { bundle: &bundle })?;
     label_mounts(&mut job, linux.mount_label().as_deref())?;
-    let terminal = spec.process().as_ref().and_then(Terminal::of);
+    let terminal = spec.process().as_ref().and_then(terminal);
     let hooks = Hooks::of(&spec)?;
     Ok(Plan {
         job,

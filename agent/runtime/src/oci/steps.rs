@@ -1,7 +1,7 @@
 //! What a first process of the command line does beside, or in place of, the agent's.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::SendFlags;
 
@@ -12,7 +12,7 @@ use crate::error::{Failure, FailureKind};
 use crate::job::{Job, NamespaceKind, Process};
 use crate::mounts;
 use crate::start::init::{Finish, Steps, wait_for_go};
-use crate::start::sys;
+use crate::start::{sys, terminal};
 use crate::user::Identity;
 
 /// Bytes on the socket between `create` and the first process.
@@ -111,7 +111,7 @@ impl Steps for Init<'_> {
 
 impl Finish for Init<'_> {
     fn stdio(&mut self, identity: &Identity) -> Result<(), Failure> {
-        stdio(self.slave.take(), identity, self.plan.preserve_fds)
+        terminal::stdio(self.slave.take(), identity, self.plan.preserve_fds)
     }
 
     fn attributes(&mut self) -> Result<(), Failure> {
@@ -173,36 +173,6 @@ pub(super) fn check_capabilities(process: &Process) -> Result<(), Failure> {
         FailureKind::MissingCapability,
         format!("the runtime itself lacks {names}; leave it out, or give it to the runtime"),
     ))
-}
-
-/// The standard descriptors of a container, and how many stay open above them.
-pub(super) fn stdio(slave: Option<OwnedFd>, identity: &Identity, preserve: u32) -> Result<(), Failure> {
-    if let Some(slave) = slave {
-        rustix::process::ioctl_tiocsctty(&slave)
-            .map_err(|e| Failure::errno("terminal", "making it the controlling one", e))?;
-        for number in 0..3 {
-            sys::dup_to(slave.as_fd(), number)
-                .map_err(|e| Failure::errno("stdio", format_args!("descriptor {number}"), e))?;
-        }
-    }
-    give_stdio(identity.uid);
-    sys::cloexec_from(3 + preserve).map_err(|e| Failure::errno("stdio", "closing at exec", e))
-}
-
-/// Pipes and terminals belong to the user, or `/dev/stdout` could not be opened again. Files and devices of the host stay
-/// whose they are.
-fn give_stdio(uid: u32) {
-    for number in 0..3 {
-        // SAFETY: the number is only looked at; whether something is open there, the calls find out.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        let Ok(stat) = rustix::fs::fstat(fd) else { continue };
-        let kind = stat.st_mode & libc::S_IFMT;
-        if stat.st_uid == uid || !(kind == libc::S_IFIFO || rustix::termios::isatty(fd)) {
-            continue;
-        }
-        // Not possible for all, as for ids outside of the user namespace; then it is as the caller gave it.
-        let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
-    }
 }
 
 pub(super) fn new_keyring(id: &str) -> Result<(), Failure> {

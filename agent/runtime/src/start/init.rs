@@ -94,7 +94,7 @@ impl Steps for Agent<'_> {
     }
 
     fn prepare(&mut self, root: &mounts::Root, _: &Job) -> Result<(), Failure> {
-        self.stdin = Some(open_stdin(root.fd())?);
+        self.stdin = Some(open_null(root.fd())?);
         Ok(())
     }
 }
@@ -249,7 +249,7 @@ fn write_sysctls(job: &Job) -> Result<(), Failure> {
 }
 
 /// The container's own null device, if it is one; else the machine's, which is still in reach before the pivot.
-fn open_stdin(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_null(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
     match mounts::open_inside(root, "/dev/null", flags, ResolveFlags::NO_SYMLINKS) {
         Ok(fd) if crate::device::is_null(&fd) => Ok(fd),
@@ -259,18 +259,26 @@ fn open_stdin(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
 
 /// Opened inside the root before the pivot, so it cannot be a directory outside.
 pub(crate) fn open_cwd(root: BorrowedFd<'_>, process: &Process) -> Result<OwnedFd, Failure> {
-    let path = &process.cwd;
-    mounts::open_dir_making(root, path).map_err(|e| {
-        let text = match e {
-            Errno::NOTDIR => format!("{path} is not a directory in the image"),
-            Errno::LOOP => format!("{path} leads through a loop of links, or a link of /proc"),
-            Errno::ROFS => {
-                format!("{path} is not in the image, and cannot be made on a read-only filesystem")
-            }
-            e => format!("{path}: {}", std::io::Error::from(e)),
-        };
-        Failure { errno: e.raw_os_error(), ..Failure::new("working directory", FailureKind::BadCwd, text) }
-    })
+    mounts::open_dir_making(root, &process.cwd).map_err(|e| no_cwd(&process.cwd, e))
+}
+
+/// The same for one more process: what a container has and has not is not changed by looking at it.
+pub(crate) fn open_cwd_as_it_is(root: BorrowedFd<'_>, process: &Process) -> Result<OwnedFd, Failure> {
+    mounts::open_inside(root, &process.cwd, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::empty())
+        .map_err(|e| no_cwd(&process.cwd, e))
+}
+
+fn no_cwd(path: &str, e: Errno) -> Failure {
+    let text = match e {
+        Errno::NOENT => format!("{path} is not in the container"),
+        Errno::NOTDIR => format!("{path} is not a directory in the image"),
+        Errno::LOOP => format!("{path} leads through a loop of links, or a link of /proc"),
+        Errno::ROFS => {
+            format!("{path} is not in the image, and cannot be made on a read-only filesystem")
+        }
+        e => format!("{path}: {}", std::io::Error::from(e)),
+    };
+    Failure { errno: e.raw_os_error(), ..Failure::new("working directory", FailureKind::BadCwd, text) }
 }
 
 fn new_session() -> Result<(), Failure> {

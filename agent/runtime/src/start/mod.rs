@@ -7,17 +7,21 @@
 //!                                               └─► execve(stower-shim)
 //! ```
 
+pub(crate) mod enter;
 pub(crate) mod init;
 pub(crate) use init::write_existing;
+pub(crate) mod pass;
 pub mod starter;
 pub(crate) mod sys;
-mod wire;
+pub(crate) mod terminal;
+pub(crate) mod wire;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -25,7 +29,7 @@ use crate::error::StartError;
 use crate::job::{StartRequest, compile};
 use crate::proc::{self, ProcError};
 use crate::record::ShimRecord;
-use wire::Answer;
+use wire::{Answer, Order};
 
 /// The built-in runtime.
 #[derive(Debug, Clone)]
@@ -47,9 +51,7 @@ pub struct Started {
 impl Started {
     /// Takes the ended shim off the process table, so that no zombie stays.
     pub fn reap_shim(pidfd: impl AsFd) {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
-        // A shim that another agent started is not our child, and needs nothing.
-        let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        Starter::reap(pidfd);
     }
 }
 
@@ -77,58 +79,27 @@ impl Runtime {
         let job = compile(request, &self.boot_id)?;
         let filter = request.seccomp.as_ref().map_or(&[][..], |f| f.bytes());
         let spawn_error = |source| StartError::Spawn { path: request.programs.starter.clone(), source };
-        let message = wire::job_message(&job, filter).map_err(spawn_error)?;
-        let (mut ours, theirs) = UnixStream::pair().map_err(spawn_error)?;
-        ours.set_write_timeout(Some(request.deadline)).map_err(spawn_error)?;
-        // By a mount that nobody can write through: the container's first process is a clone of the starter.
-        let sealed = crate::mounts::sealed_program(&request.programs.starter).map_err(spawn_error)?;
-        let mut starter = Command::new(crate::mounts::fd_path(&sealed))
-            .env_clear()
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(spawn_error)?;
-        let mut shim_pidfd = match pidfd_of(&starter) {
-            Ok(fd) => fd,
-            Err(e) => {
-                let _ = starter.kill();
-                let _ = starter.wait();
-                return Err(spawn_error(e));
-            }
-        };
-        let until = Instant::now() + request.deadline;
-        let mut answer = wire::send_job(&mut ours, &message).and_then(|()| answer_within(&ours, until));
-        if let Ok(Some((Answer::Moved, moved))) = answer {
-            // It ends at once; its end is not waited for by anything but this.
-            let _ = starter.wait();
-            answer = match moved {
-                Some(pidfd) => {
-                    shim_pidfd = pidfd;
-                    answer_within(&ours, until)
-                }
-                None => Err(io::ErrorKind::InvalidData.into()),
-            };
-        }
-        let error = match answer {
-            Ok(Some((Answer::Started(record), Some(init_pidfd)))) => {
-                return Ok(Started { record, shim_pidfd, init_pidfd });
+        let message = wire::message(&Order::Start(Box::new(job)), filter).map_err(spawn_error)?;
+        let mut starter = Starter::spawn(&request.programs.starter, request.deadline).map_err(spawn_error)?;
+        let error = match starter.ask(&message, &[]) {
+            Ok(Some((Answer::Started(record), mut fds))) if !fds.is_empty() => {
+                let (_, shim_pidfd) = starter.into_parts();
+                return Ok(Started { record, shim_pidfd, init_pidfd: fds.remove(0) });
             }
             Ok(Some((Answer::Failed(failure), _))) => StartError::Failed(failure),
-            Ok(Some((Answer::Started(_) | Answer::Moved, _))) => {
-                StartError::StarterLost(io::ErrorKind::InvalidData.into())
-            }
+            Ok(Some(_)) => StartError::StarterLost(io::ErrorKind::InvalidData.into()),
             Ok(None) => StartError::Timeout(request.deadline),
             Err(e) => StartError::StarterLost(e),
         };
-        let _ = rustix::process::pidfd_send_signal(&shim_pidfd, Signal::KILL);
-        if proc::wait(&shim_pidfd, None).is_ok() {
-            Started::reap_shim(&shim_pidfd);
+        let (_, pidfd) = starter.into_parts();
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        if proc::wait(&pidfd, None).is_ok() {
+            Starter::reap(&pidfd);
         }
-        let _ = starter.wait();
         if !matches!(error, StartError::Failed(_)) {
             // The first process ends by itself without its starter, unless it was told to go.
             crate::cgroup::kill_join(&request.cgroup);
-            for file in ["s", crate::record::SHIM_FILE] {
+            for file in ["s", crate::record::SHIM_FILE, crate::exec::EXEC_FILE] {
                 let _ = std::fs::remove_file(request.run_dir.join(file));
             }
         }
@@ -136,14 +107,71 @@ impl Runtime {
     }
 }
 
+/// A starter at work, as whoever gave it its order sees it.
+pub(crate) struct Starter {
+    socket: UnixStream,
+    /// The process that it goes on as.
+    pidfd: OwnedFd,
+    until: Instant,
+}
+
+impl Starter {
+    /// Starts the program, which is to be done before the time is over.
+    pub(crate) fn spawn(program: &Path, limit: Duration) -> io::Result<Self> {
+        let (socket, theirs) = UnixStream::pair()?;
+        socket.set_write_timeout(Some(limit.max(Duration::from_millis(1))))?;
+        // By a mount that nobody can write through: processes of the container are clones of the starter.
+        let sealed = crate::mounts::sealed_program(program)?;
+        let mut child = Command::new(crate::mounts::fd_path(&sealed))
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()?;
+        match pidfd_of(&child) {
+            Ok(pidfd) => Ok(Self { socket, pidfd, until: Instant::now() + limit }),
+            Err(e) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(e)
+            }
+        }
+    }
+
+    /// Gives the order and waits for the answer; `None` when the time is over.
+    pub(crate) fn ask(
+        &mut self,
+        message: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<Option<(Answer, Vec<OwnedFd>)>> {
+        wire::send(&self.socket, message, fds)?;
+        match wire::answer_within(&self.socket, self.until)? {
+            Some((Answer::Moved, fds)) => {
+                let moved = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+                let first = std::mem::replace(&mut self.pidfd, moved);
+                // It ends at once; its end is not waited for by anything but this.
+                proc::wait(&first, None)?;
+                Self::reap(&first);
+                wire::answer_within(&self.socket, self.until)
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// The socket, and the process.
+    pub(crate) fn into_parts(self) -> (UnixStream, OwnedFd) {
+        (self.socket, self.pidfd)
+    }
+
+    /// Takes an ended child off the process table, so that no zombie stays.
+    pub(crate) fn reap(pidfd: impl AsFd) {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        // One that another agent started is not our child, and needs nothing.
+        let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
 fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     // Not reaped yet, so the number cannot be another process's.
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// `None` when the time is over.
-fn answer_within(stream: &UnixStream, until: Instant) -> io::Result<Option<(Answer, Option<OwnedFd>)>> {
-    let left = until.saturating_duration_since(Instant::now());
-    if proc::wait(stream, Some(left))? { wire::read_answer(stream).map(Some) } else { Ok(None) }
 }

@@ -11,9 +11,10 @@ use rustix::process::{Signal, WaitIdOptions};
 
 use super::init::{self, Agent, Ends};
 use super::sys::{self, Cloned, ExecVector, SignalMask};
-use super::wire::{self, Answer};
+use super::wire::{self, Answer, Order};
 use crate::error::Failure;
-use crate::job::{Job, NamespaceKind};
+use crate::exec::{ExecRecord, keeper};
+use crate::job::{CgroupJoin, Job, NamespaceKind};
 use crate::mounts;
 use crate::proc;
 use crate::record::ShimRecord;
@@ -29,18 +30,22 @@ pub fn main() -> std::process::ExitCode {
     // Away from whatever the agent had open or was a part of. Both cannot fail for a fresh child of a sound agent.
     let _ = sys::close_from(3);
     let _ = sys::signal_mask(SignalMask::OnlyChild);
-    let (job, filter) = match wire::read_job(&agent) {
+    let (order, filter, fds) = match wire::read_order(&agent) {
         Ok(read) => read,
         Err(e) => {
-            answer(&agent, &Answer::Failed(Failure::errno("starter", "reading the job", e)), None);
+            answer(&agent, &Answer::Failed(Failure::errno("starter", "reading the order", e)), None);
             return std::process::ExitCode::FAILURE;
         }
     };
-    if let Err(e) = move_to_shims(&job, &agent) {
+    if let Err(e) = move_to_shims(order.cgroup(), &agent) {
         answer(&agent, &Answer::Failed(Failure::errno("cgroup", "entering the shims' group", e)), None);
         return std::process::ExitCode::FAILURE;
     }
     let _ = rustix::process::setsid();
+    let job = match order {
+        Order::Start(job) => job,
+        Order::Exec(job) => return keeper::run(&job, &filter, fds, &agent),
+    };
     match start(&job, &filter, &agent) {
         Ok(never) => match never {},
         Err(failure) => {
@@ -54,8 +59,8 @@ enum Never {}
 
 /// On version 2, goes on as a clone inside the shims' group. Moving a process there would wait for an RCU grace period
 /// while it holds the lock that every other start needs.
-fn move_to_shims(job: &Job, agent: &OwnedFd) -> io::Result<()> {
-    let Some(group) = &job.cgroup.shim_v2 else { return Ok(()) };
+fn move_to_shims(groups: &CgroupJoin, agent: &OwnedFd) -> io::Result<()> {
+    let Some(group) = &groups.shim_v2 else { return Ok(()) };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let group = rustix::fs::open(group, flags, Mode::empty())?;
     match sys::clone3(libc::CLONE_PARENT, 0, Some(group.as_fd()))? {
@@ -69,7 +74,8 @@ fn move_to_shims(job: &Job, agent: &OwnedFd) -> io::Result<()> {
 
 fn answer(agent: &OwnedFd, answer: &Answer, init: Option<&OwnedFd>) {
     // The agent may be gone; the container does not depend on it.
-    let _ = wire::write_answer(agent, answer, init);
+    let init: Vec<BorrowedFd<'_>> = init.into_iter().map(AsFd::as_fd).collect();
+    let _ = wire::write_answer(agent, answer, &init);
 }
 
 /// What is open for the shim before the container's first process exists.
@@ -90,14 +96,14 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
     let (record, pidfd) = match result {
         Ok(launched) => launched,
         Err(failure) => {
-            for file in [SOCKET, crate::record::SHIM_FILE] {
+            for file in [SOCKET, crate::record::SHIM_FILE, crate::exec::EXEC_FILE] {
                 let _ = rustix::fs::unlinkat(&prepared.run_dir, file, rustix::fs::AtFlags::empty());
             }
             return Err(failure);
         }
     };
     let (init_pid, started_at) = (record.init_pid, record.started_at.clone());
-    join_shims(job);
+    join_shims(&job.cgroup);
     answer(agent, &Answer::Started(record), Some(&pidfd));
     let failure = become_shim(job, prepared, init_pid, &pidfd, started_at);
     // No shim, no container: its output has no reader and its exit no reaper.
@@ -107,8 +113,8 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
 
 /// Out of the agent's groups of version 1, so that whoever ends those leaves the shim alone. The container runs already,
 /// and a shim in the wrong group is better than none. A process that writes itself into `tasks` waits for no grace period.
-fn join_shims(job: &Job) {
-    for group in &job.cgroup.shim_v1 {
+pub(crate) fn join_shims(groups: &CgroupJoin) {
+    for group in &groups.shim_v1 {
         let _ = init::write_existing(&group.join("tasks"), "0");
     }
 }
@@ -177,7 +183,7 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
     // The first process has them; a shim that held them would keep the devices.
     drop(blocks);
     let started_at = rfc3339_now();
-    let done = write_record(job, pid, &started_at, &prepared.run_dir).and_then(|record| {
+    let done = write_record(job, filter, pid, &started_at, &prepared.run_dir).and_then(|record| {
         // A first process that has already failed says so by its message, not by this send.
         let _ = rustix::net::send(&control, b"g", SendFlags::NOSIGNAL);
         outcome(control.as_fd()).map(|()| record)
@@ -217,6 +223,7 @@ pub(crate) fn namespaces(job: &Job) -> Result<(i32, Vec<(NamespaceKind, OwnedFd)
 
 fn write_record(
     job: &Job,
+    filter: &[u8],
     init_pid: u32,
     started_at: &str,
     run_dir: &OwnedFd,
@@ -242,7 +249,8 @@ fn write_record(
         contract: shim::CONTRACT,
         extra: serde_json::Map::new(),
     };
-    record.write(run_dir).map_err(|e| {
+    // What it was started as comes first: whoever finds the container by its record finds that too.
+    ExecRecord::of(job, filter).write(run_dir).and_then(|()| record.write(run_dir)).map_err(|e| {
         use std::error::Error;
         let cause = e.source().map_or_else(String::new, |s| format!(": {s}"));
         Failure::new("record", crate::error::FailureKind::Other, format!("{e}{cause}"))

@@ -199,7 +199,6 @@ pub(crate) fn unshare(flags: i32) -> io::Result<()> {
 }
 
 /// Enters several namespaces of a process at once (5.8 and later). The caller has one thread.
-#[cfg(feature = "cli")]
 pub(crate) fn enter_namespaces_of(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
     // SAFETY: only numbers are passed; `setns` concerns no memory.
     check(libc::c_long::from(unsafe { libc::setns(pidfd.as_raw_fd(), flags) }))?;

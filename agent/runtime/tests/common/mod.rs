@@ -15,7 +15,7 @@ use stower_runtime::cgroup::{Cgroups, Limits};
 use stower_runtime::error::StartError;
 use stower_runtime::job::{LogLimits, Programs, RootFs, StartRequest};
 use stower_runtime::start::{Runtime, Started};
-use stower_runtime::{ExitRecord, SHIM, defaults};
+use stower_runtime::{ExecError, ExecExit, ExecRequest, ExitRecord, SHIM, ShimHandle, defaults};
 
 /// Fails the test when it does not run as root.
 pub(crate) fn require_root() {
@@ -193,6 +193,56 @@ impl Case {
 
     pub(crate) fn init_pid(&self) -> u32 {
         self.started().record.init_pid
+    }
+
+    /// The running container, as an agent holds it.
+    pub(crate) fn handle(&self) -> ShimHandle {
+        let dir = fs::File::open(self.path("run")).unwrap();
+        ShimHandle::open(dir.into(), self.started().record.clone()).unwrap().expect("it runs")
+    }
+
+    /// A request for one more process, which is asked these questions.
+    pub(crate) fn ask(&self, questions: &[&str]) -> ExecRequest {
+        let args = std::iter::once("/bin/probe").chain(questions.iter().copied()).map(str::to_owned);
+        ExecRequest {
+            args: args.collect(),
+            starter: self.request.programs.starter.clone(),
+            deadline: Some(Duration::from_secs(30)),
+            ..ExecRequest::default()
+        }
+    }
+
+    /// Runs one more process to its end; how it ended and what it said.
+    pub(crate) fn exec(&self, request: ExecRequest) -> (ExecExit, Answers) {
+        let runtime = Runtime::new().unwrap();
+        match runtime.exec_captured(&self.handle(), request, 1 << 20) {
+            Ok(captured) => {
+                (captured.exit, Answers { text: String::from_utf8_lossy(&captured.output).into_owned() })
+            }
+            Err(e) => panic!("not started: {}", chain(&e)),
+        }
+    }
+
+    /// Why one more process is not started.
+    pub(crate) fn no_exec(&self, request: ExecRequest) -> ExecError {
+        let runtime = Runtime::new().unwrap();
+        runtime.exec(&self.handle(), request).expect_err("it starts")
+    }
+
+    /// Waits until the container has this many processes, and no group below its own.
+    pub(crate) fn wait_for_processes(&self, count: usize) {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let now = self.cgroups.processes(&self.uid).unwrap();
+            let v2 = self.cgroups.existing(&self.uid).v2.unwrap();
+            let below: Vec<_> =
+                fs::read_dir(v2).unwrap().flatten().filter(|e| e.path().is_dir()).map(|e| e.path()).collect();
+            if now.len() == count && below.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < end, "processes {now:?}, groups {below:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits for the end of the shim; the exit code and all of the log's text.

@@ -3,6 +3,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_long, c_ulong};
 use std::fs;
+use std::process::Stdio;
 
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
@@ -22,6 +23,8 @@ unsafe extern "C" {
     fn umask(mask: u32) -> u32;
     fn mknod(path: *const c_char, mode: u32, device: u64) -> c_int;
     fn raise(signal: c_int) -> c_int;
+    fn setsid() -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
 }
 
 fn errno(result: i64) -> String {
@@ -71,7 +74,9 @@ fn call(name: &str) -> String {
 
 fn answer(question: &str) {
     let (what, of) = question.split_once(':').unwrap_or((question, ""));
-    println!("== {question}");
+    if what != "hold" {
+        println!("== {question}");
+    }
     match what {
         "cat" => match fs::read(of) {
             Ok(bytes) => print!(
@@ -150,7 +155,26 @@ fn answer(question: &str) {
             }
             println!("{}", held.len());
         }
-        "wait" => loop {
+        "leave" => {
+            // A child in a session of its own, which holds none of our descriptors, and one that holds all.
+            unsafe { setsid() };
+            let mut apart = std::process::Command::new("/bin/probe");
+            apart.arg("wait").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            println!("{}", result(apart.spawn()));
+            println!("{}", result(std::process::Command::new("/bin/probe").arg("hold").spawn()));
+        }
+        "size" => {
+            let mut size = [0u16; 4];
+            let done = unsafe { ioctl(0, 0x5413, &raw mut size) };
+            println!("{} {}x{}", errno(done.into()), size[0], size[1]);
+        }
+        "say" => println!("{}", "x".repeat(of.parse().unwrap_or(1))),
+        "echo" => {
+            let mut line = String::new();
+            println!("{}", result(std::io::stdin().read_line(&mut line)));
+            println!("read {}", line.trim_end());
+        }
+        "wait" | "hold" => loop {
             std::thread::park();
         },
         "exit" => std::process::exit(of.parse().unwrap_or(1)),
