@@ -46,7 +46,7 @@ fn root_a_fill_keeps_everything_and_is_done_once() {
         assert!(filled.has_data, "{name}");
         assert_eq!(filled.filled_from.as_deref(), Some(DIGEST), "{name}");
         let data = mounted(&store, &key);
-        let mut expected = image.seen("var/data");
+        let mut expected = kept_by(data.fd(), image.seen("var/data"));
         if name == "image" {
             // The root of an ext4 has more than the data; the data themselves do not.
             assert!(!data.tree().contains_key("lost+found"));
@@ -177,7 +177,9 @@ fn root_volumes_are_adopted_with_their_data() {
         assert_eq!(records(&store), std::slice::from_ref(&filled), "{name}");
         assert_eq!(store.provision(&key("v/a"), &options).unwrap(), filled, "{name}");
         assert_eq!(store.fill(&key("v/a"), &image.source("/etc")).unwrap(), filled, "{name}");
-        assert_same(&image.seen("var/data"), &mounted(&store, &key("v/a")).tree());
+        let data = mounted(&store, &key("v/a"));
+        assert_same(&kept_by(data.fd(), image.seen("var/data")), &data.tree());
+        drop(data);
 
         // Any other kind is refused, and says where the data are.
         for (other, wanted) in kinds().into_iter().filter(|(other, _)| *other != name) {
@@ -297,25 +299,26 @@ fn root_capacities_that_cannot_be_leave_nothing() {
             store.provision(&key("a"), &VolumeOptions { capacity: Some(capacity), ..local() }).unwrap_err();
         assert!(matches!(error, VolumeError::TooLarge { .. }), "{error:?}");
     }
+    assert_eq!(contents(place.path()), Vec::<String>::new());
+    assert!(store.find(&key("a")).unwrap().is_none());
     // More than a filesystem has, where a sparse file of that length could be.
-    let (_mount, at) = small(32 * MIB);
-    let tight = open(&at);
-    let error = tight.provision(&key("a"), &sized(33)).unwrap_err();
-    assert!(matches!(error, VolumeError::TooLarge { most, .. } if most == 32 * MIB), "{error:?}");
-    assert!(told(&error).contains("holds 33554432 at most"), "{}", told(&error));
-    for (at, store) in [(place.path(), &store), (&at, &tight)] {
+    in_small(32 * MIB, |at| {
+        let tight = open(at);
+        let error = tight.provision(&key("a"), &sized(33)).unwrap_err();
+        assert!(matches!(error, VolumeError::TooLarge { most, .. } if most == 32 * MIB), "{error:?}");
+        assert!(told(&error).contains("holds 33554432 at most"), "{}", told(&error));
         assert_eq!(contents(at), Vec::<String>::new());
-        assert!(store.find(&key("a")).unwrap().is_none());
-    }
-    // The least there can be works, journal and all.
-    tight.provision(&key("a"), &sized(8)).unwrap();
-    tight.ensure_data(&key("a")).unwrap();
-    std::fs::write(mounted(&tight, &key("a")).path("f"), "x").unwrap();
-    // And growth is held to the same.
-    let error = tight.provision(&key("a"), &sized(64)).unwrap_err();
-    assert!(matches!(error, VolumeError::TooLarge { .. }), "{error:?}");
-    assert_eq!(tight.find(&key("a")).unwrap().unwrap().capacity, Some(8 * MIB));
-    tight.remove(&key("a")).unwrap();
+        assert!(tight.find(&key("a")).unwrap().is_none());
+        // The least there can be works, journal and all.
+        tight.provision(&key("a"), &sized(8)).unwrap();
+        tight.ensure_data(&key("a")).unwrap();
+        std::fs::write(mounted(&tight, &key("a")).path("f"), "x").unwrap();
+        // And growth is held to the same.
+        let error = tight.provision(&key("a"), &sized(64)).unwrap_err();
+        assert!(matches!(error, VolumeError::TooLarge { .. }), "{error:?}");
+        assert_eq!(tight.find(&key("a")).unwrap().unwrap().capacity, Some(8 * MIB));
+        tight.remove(&key("a")).unwrap();
+    });
 }
 
 #[test]
@@ -329,29 +332,30 @@ fn root_a_full_disk_leaves_nothing_half_done() {
         ("small image", sized(16), 64),
         ("tmpfs", tmpfs(), 64),
     ] {
-        let (_mount, at) = small(size * MIB);
-        let place = Place::new();
-        let store = Volumes::open(at.join("volumes"), place.path().join("mounts")).unwrap();
-        store.provision(&key("a"), &options).unwrap();
-        if name == "image" {
-            std::fs::write(at.join("other"), vec![1; 48 << 20]).unwrap();
-        }
-        let error = store.fill(&key("a"), &big.source("/d")).unwrap_err();
-        let VolumeError::Full { needed, available, .. } = &error else { panic!("{name}: {error:?}") };
-        assert!(*needed >= 24 * MIB && available < needed, "{name}: {}", told(&error));
-        assert!(told(&error).contains("is full: "), "{}", told(&error));
-        let record = store.find(&key("a")).unwrap().unwrap();
-        assert!(!record.has_data && record.filled_from.is_none(), "{name}");
-        // And what fits goes in still: nothing was left that takes room.
-        store.fill(&key("a"), &little.source("/d")).unwrap();
-        let data = mounted(&store, &key("a"));
-        assert_same(&little.seen("d"), &data.tree());
-        if name == "plain" {
-            assert_eq!(names(&record.path), ["data", "volume.json"]);
-        }
-        drop(data);
-        store.remove(&key("a")).unwrap();
-        assert_eq!(names(&at.join("volumes")), [".new", ".trash"], "{name}");
+        in_small(size * MIB, |at| {
+            let place = Place::new();
+            let store = Volumes::open(at.join("volumes"), place.path().join("mounts")).unwrap();
+            store.provision(&key("a"), &options).unwrap();
+            if name == "image" {
+                std::fs::write(at.join("other"), vec![1; 48 << 20]).unwrap();
+            }
+            let error = store.fill(&key("a"), &big.source("/d")).unwrap_err();
+            let VolumeError::Full { needed, available, .. } = &error else { panic!("{name}: {error:?}") };
+            assert!(*needed >= 24 * MIB && available < needed, "{name}: {}", told(&error));
+            assert!(told(&error).contains("is full: "), "{}", told(&error));
+            let record = store.find(&key("a")).unwrap().unwrap();
+            assert!(!record.has_data && record.filled_from.is_none(), "{name}");
+            // And what fits goes in still: nothing was left that takes room.
+            store.fill(&key("a"), &little.source("/d")).unwrap();
+            let data = mounted(&store, &key("a"));
+            assert_same(&little.seen("d"), &data.tree());
+            if name == "plain" {
+                assert_eq!(names(&record.path), ["data", "volume.json"]);
+            }
+            drop(data);
+            store.remove(&key("a")).unwrap();
+            assert_eq!(names(&at.join("volumes")), [".new", ".trash"], "{name}");
+        });
     }
 }
 

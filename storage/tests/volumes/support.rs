@@ -231,15 +231,46 @@ pub(crate) fn told(error: &VolumeError) -> String {
     text
 }
 
-/// A tmpfs of that size which is attached nowhere, by a path.
-pub(crate) fn small(bytes: u64) -> (OwnedFd, PathBuf) {
-    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    rustix::mount::fsconfig_set_string(&fs, "size", bytes.to_string()).unwrap();
-    rustix::mount::fsconfig_create(&fs).unwrap();
-    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
-    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd()));
-    (mount, path)
+/// Runs `with` on a thread with a mount namespace of its own, of which nothing stays.
+pub(crate) fn apart(with: impl FnOnce() + Send) {
+    use rustix::mount::MountPropagationFlags;
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
+    let thread = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+            .unwrap();
+        with();
+    };
+    let result = std::thread::scope(|scope| scope.spawn(thread).join());
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Runs `with` where a tmpfs of that size is mounted. Before Linux 6.15 nothing can be copied out of a tree that is attached
+/// nowhere, so it is.
+pub(crate) fn in_small(bytes: u64, with: impl FnOnce(&Path) + Send) {
+    use rustix::mount::{MountFlags, UnmountFlags};
+    let dir = tempfile::Builder::new().prefix("stower-small").tempdir().unwrap();
+    apart(|| {
+        let size = std::ffi::CString::new(format!("size={bytes}")).unwrap();
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), size.as_c_str()).unwrap();
+        with(dir.path());
+        rustix::mount::unmount(dir.path(), UnmountFlags::DETACH).unwrap();
+    });
+}
+
+/// What a filesystem without attributes of users, as tmpfs is before Linux 6.6, keeps of a tree: all else.
+pub(crate) fn kept_by(fs: impl AsFd, mut tree: Tree) -> Tree {
+    use rustix::fs::XattrFlags;
+    match rustix::fs::fsetxattr(&fs, "user.probe", b"", XattrFlags::empty()) {
+        Ok(()) => rustix::fs::fremovexattr(&fs, "user.probe").unwrap(),
+        Err(error) => {
+            assert_eq!(error, rustix::io::Errno::OPNOTSUPP);
+            for node in tree.values_mut() {
+                node.xattrs.retain(|(name, _)| !name.starts_with("user."));
+            }
+        }
+    }
+    tree
 }
 
 /// Whether this process may enlarge an ext4 that is mounted.
