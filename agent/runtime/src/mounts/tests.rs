@@ -308,12 +308,18 @@ fn root_a_sealed_program_cannot_be_written_through_its_process() {
     let held = |path: &Path| {
         let mut child = std::process::Command::new(path).arg("600").spawn().unwrap();
         let exe = format!("/proc/{}/exe", child.id());
+        // The parent goes on a moment before the child has become the program.
+        while fs::metadata(&exe).map(|stat| (stat.dev(), stat.ino())).unwrap() != name(&program) {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended");
+            std::thread::yield_now();
+        }
         let held = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(exe).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        fs::OpenOptions::new().write(true).open(super::fd_path(&held)).map_err(|e| e.raw_os_error())
+        let opened = fs::OpenOptions::new().write(true).open(super::fd_path(&held));
+        opened.map(drop).map_err(|e| e.raw_os_error())
     };
-    assert!(held(&program).is_ok(), "without the seal it can");
+    assert_eq!(held(&program), Ok(()), "without the seal it can");
     let sealed = super::sealed_program(&program).unwrap();
-    assert_eq!(held(super::fd_path(&sealed).as_ref()).map(drop), Err(Some(libc::EROFS)));
+    assert_eq!(held(super::fd_path(&sealed).as_ref()), Err(Some(libc::EROFS)));
 }
