@@ -33,6 +33,20 @@ fn volumes_pass_their_tests_and_grow_while_they_are_mounted() -> Result<()> {
     )
 }
 
+/// A filesystem that is mounted grows here, and the ends of processes are those of an older kernel.
+#[test]
+fn limited_snapshots_on_overlay_grow_in_use() -> Result<()> {
+    let (mut vm, tests) =
+        machine_with("stower-storage", "storage", &["--test", "limits", "--test", "conformance"])?;
+    // `limits` has no such names, and all of it.
+    all_pass(
+        &mut vm,
+        &tests,
+        "storage",
+        "root_limited_ root_a_commit_that root_impossible_ root_overlay_limited::quota",
+    )
+}
+
 fn machine_with(package: &str, folder: &str, targets: &[&str]) -> Result<(Vm, Tests)> {
     let tests = Tests::build(&[&["-p", package], targets].concat())?;
     let mirror = Mirror::new()?;

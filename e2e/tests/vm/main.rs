@@ -5,5 +5,7 @@ mod btrfs;
 mod crates;
 mod devicemapper;
 mod faults;
+mod guest;
+mod limits;
 mod powercut;
 mod services;

@@ -136,7 +136,9 @@ impl Disk {
     /// From `from` (in bytes) on, each request fails.
     pub(crate) fn fails_from(&self, from: u64) {
         let (from, all) = (from / 512, self.sectors);
-        self.table(&format!("'0 {from} linear {} 0' '{from} {} error'", self.under.path, all - from));
+        let works =
+            if from == 0 { String::new() } else { format!("'0 {from} linear {} 0' ", self.under.path) };
+        self.table(&format!("{works}'{from} {} error'", all - from));
     }
 
     pub(crate) fn works(&self) {
