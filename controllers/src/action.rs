@@ -8,6 +8,7 @@ use crate::{
     change::FieldChange,
     observed::{ImageDigest, Run, WrittenFiles},
     resolve::Resolved,
+    restart::Decider,
     store::{StoreId, StoreWant},
 };
 
@@ -180,6 +181,8 @@ pub enum Why {
     New,
     /// The restart rule.
     Restart {
+        /// Which rule, or the policy.
+        by: Decider,
         /// How the last run ended, in words.
         after: String,
     },
@@ -230,7 +233,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::New => f.write_str("it has not run yet"),
-            Self::Restart { after } => write!(f, "restart rule after {after}"),
+            Self::Restart { by, after } => write!(f, "{by} after {after}"),
             Self::Resume => f.write_str("an earlier start left no trace"),
             Self::Reboot => f.write_str("the machine was rebooted"),
             Self::StartRequested => f.write_str("start was asked for"),

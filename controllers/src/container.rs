@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stower_crds::{Generation, ObjectKey, RootfsPolicy, Uid};
+use stower_crds::{Generation, ObjectKey, RootfsPolicy, Signal, Uid};
 
 use crate::{
     account::account,
@@ -20,7 +20,7 @@ use crate::{
     plan::Note,
     record::{EndCause, Ended, Launch, LaunchStage, Record, RecordState},
     resolve::{Files, Resolved, ResolvedMount, reachable, resolve, resolve_files, sentence},
-    restart::{Verdict, retry_delay, verdict},
+    restart::{Verdict, decider, retry_delay, verdict},
     store::{Facts, list},
     time::{Mono, Now},
 };
@@ -415,7 +415,7 @@ impl Planner<'_, '_> {
         &mut self,
         run: Run,
         stopping: Option<Stopping>,
-        signal: Option<stower_crds::Signal>,
+        signal: Option<Signal>,
         grace: Duration,
         why: Why,
     ) {
@@ -479,7 +479,9 @@ impl Planner<'_, '_> {
             (_, Some(ended)) if ended.asked => (Why::StartRequested, false),
             (_, Some(ended)) => match verdict(&declared.spec, ended, record.retries) {
                 Verdict::Restart if ended.cause == EndCause::Rebooted => (Why::Reboot, true),
-                Verdict::Restart => (Why::Restart { after: describe(ended) }, true),
+                Verdict::Restart => {
+                    (Why::Restart { by: decider(&declared.spec, ended), after: describe(ended) }, true)
+                }
                 Verdict::Succeeded | Verdict::Failed | Verdict::Exhausted => return None,
             },
         };
@@ -583,9 +585,14 @@ pub(crate) fn describe(ended: &Ended) -> String {
         EndCause::ShimLost => "its shim was lost".into(),
         EndCause::Rebooted => "the machine was rebooted".into(),
         EndCause::StartFailed(reason) => format!("a start that failed ({})", reason.as_str()),
-        EndCause::Exited if ended.oom_killed => "it was killed for lack of memory".into(),
+        EndCause::Exited if ended.oom_killed && ended.signal == Some(Signal::KILL.number()) => {
+            "it was killed for lack of memory".into()
+        }
+        EndCause::Exited if ended.oom_killed => {
+            format!("exit code {}, with a process killed for lack of memory", ended.exit_code)
+        }
         EndCause::Exited => match ended.signal {
-            Some(signal) => match stower_crds::Signal::from_number(signal) {
+            Some(signal) => match Signal::from_number(signal) {
                 Some(signal) => format!("{signal}"),
                 None => format!("signal {signal}"),
             },

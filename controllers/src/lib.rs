@@ -59,7 +59,7 @@ pub use record::{
     ResolvedImage,
 };
 pub use resolve::{File, Files, MountWhat, Problem, ProblemKind, Resolved, ResolvedMount, Variable, resolve};
-pub use restart::{Verdict, backoff_delay, pull_delay, retry_delay, verdict};
+pub use restart::{Decider, Verdict, backoff_delay, decider, pull_delay, retry_delay, verdict};
 pub use status::{StatusInput, container_status};
 pub use store::{
     ObservedStores, StoreContent, StoreFacts, StoreId, StoreMedium, StoreState, StoreWant, Uses,

@@ -1,6 +1,6 @@
 //! Whether and when a container is started again.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use stower_crds::{Backoff, ContainerSpec, RestartPolicy, RestartRule, RuleAction, SetOperator, Uid};
 
@@ -8,6 +8,32 @@ use crate::{
     observed::Run,
     record::{EndCause, Ended},
 };
+
+/// What decides whether a container is started again after an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decider {
+    /// The rule of `restart.rules` with this index.
+    Rule(usize),
+    /// `restartPolicy`.
+    Policy(RestartPolicy),
+}
+
+impl fmt::Display for Decider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(index) => write!(f, "restart.rules[{index}]"),
+            Self::Policy(policy) => {
+                let name = match policy {
+                    RestartPolicy::Always => "Always",
+                    RestartPolicy::OnFailure => "OnFailure",
+                    RestartPolicy::UnlessStopped => "UnlessStopped",
+                    RestartPolicy::Never => "Never",
+                };
+                write!(f, "restartPolicy {name}")
+            }
+        }
+    }
+}
 
 /// What the restart rule says of a run that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +55,9 @@ pub enum Verdict {
 pub fn verdict(spec: &ContainerSpec, ended: &Ended, retries: u32) -> Verdict {
     let good = ended.exit_code == 0 && ended.cause == EndCause::Exited;
     let stays = if good { Verdict::Succeeded } else { Verdict::Failed };
-    let ruled = match ended.cause {
-        EndCause::Exited => spec.restart.rules.iter().find(|rule| matches(rule, ended)),
-        _ => None,
+    let ruled = match decider(spec, ended) {
+        Decider::Rule(index) => spec.restart.rules.get(index),
+        Decider::Policy(_) => None,
     };
     let wanted = match (ruled.map(|rule| rule.action), spec.restart_policy) {
         (Some(RuleAction::Restart), _) => true,
@@ -47,6 +73,16 @@ pub fn verdict(spec: &ContainerSpec, ended: &Ended, retries: u32) -> Verdict {
     } else {
         Verdict::Restart
     }
+}
+
+/// What decides about an end: the first rule that matches it, else the policy. Rules are about ends of the program
+/// itself, so how a lost shim, a reboot or a failed start is taken is the policy's word.
+pub fn decider(spec: &ContainerSpec, ended: &Ended) -> Decider {
+    let rule = match ended.cause {
+        EndCause::Exited => spec.restart.rules.iter().position(|rule| matches(rule, ended)),
+        _ => None,
+    };
+    rule.map_or(Decider::Policy(spec.restart_policy), Decider::Rule)
 }
 
 /// Whether every part of a rule that is set matches.

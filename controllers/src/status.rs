@@ -17,7 +17,7 @@ use crate::{
     observed::{CgroupState, ImageState, ObservedContainer, ProcessState},
     record::{EndCause, Ended, LaunchStage, Record, RecordState},
     resolve::{Problem, ProblemKind, sentence},
-    restart::{Verdict, verdict},
+    restart::{Decider, Verdict, decider, verdict},
     time::Now,
 };
 
@@ -196,8 +196,8 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
     });
     if let Some(ended) = current.filter(|ended| !ended.asked) {
         match verdict(&declared.spec, ended, record.retries) {
-            Verdict::Succeeded => return Told::terminated(Phase::Succeeded, ended, ""),
-            Verdict::Failed => return Told::terminated(Phase::Failed, ended, ""),
+            Verdict::Succeeded => return Told::terminated(Phase::Succeeded, ended, &left(declared, ended)),
+            Verdict::Failed => return Told::terminated(Phase::Failed, ended, &left(declared, ended)),
             Verdict::Exhausted => {
                 let message = format!(
                     "{} starts in a row were in vain, and maxRetries allows no more; the last ended with {}",
@@ -218,7 +218,12 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
             _ => Told::waiting(
                 Phase::Pending,
                 Reason::CrashLoopBackOff,
-                format!("back-off before restart {} after {}", record.retries, describe(ended)),
+                format!(
+                    "back-off before restart {} by {} after {}",
+                    record.retries,
+                    decider(&declared.spec, ended),
+                    describe(ended)
+                ),
             ),
         };
     }
@@ -246,6 +251,14 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
         );
     }
     Told::waiting(Phase::Pending, Reason::ContainerCreating, "")
+}
+
+/// Which rule leaves it ended, where it is not the policy.
+fn left(declared: &Declared, ended: &Ended) -> String {
+    match decider(&declared.spec, ended) {
+        by @ Decider::Rule(_) => format!("{by} leaves it ended after {}", describe(ended)),
+        Decider::Policy(_) => String::new(),
+    }
 }
 
 /// That the disk takes no new work, where it needs some and none of it is under way.

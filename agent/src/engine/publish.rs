@@ -255,7 +255,11 @@ impl Engine {
     pub(super) fn ended(&self, uid: &Uid, process: &ProcessState) {
         let (reason, message) = match process {
             ProcessState::Exited { exit, .. } if exit.oom_killed => {
-                ("OOMKilled", "killed by the kernel: it used more memory than its limit".to_owned())
+                let what = if exit.signal == Some(9) { "it" } else { "a process of it" };
+                (
+                    "OOMKilled",
+                    format!("{what} was killed by the kernel for lack of memory; exit code {}", exit.code),
+                )
             }
             ProcessState::Exited { exit, .. } => {
                 let reason = if exit.code == 0 { "Completed" } else { "Error" };

@@ -252,7 +252,7 @@ fn each_change_of_an_ended_container_asks_for_one_thing() {
                 s.take();
                 s.now = at(10_200);
             },
-            "restart Container default/web: restart rule after exit code 1",
+            "restart Container default/web: restartPolicy Always after exit code 1",
         ),
         (
             "an image that is no longer here",

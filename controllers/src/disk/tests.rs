@@ -148,7 +148,7 @@ fn on_a_full_disk_nothing_new_begins_and_all_else_goes_on() {
         (
             "a restart by rule has its layer",
             restarting(),
-            "restart Container default/web: restart rule after exit code 1",
+            "restart Container default/web: restartPolicy Always after exit code 1",
             "ContainerCreating",
         ),
         (

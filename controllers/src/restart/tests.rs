@@ -63,6 +63,54 @@ fn the_first_rule_that_matches_wins_over_the_policy() {
 }
 
 #[test]
+fn rules_match_by_all_that_they_set_and_only_the_end_of_the_program() {
+    let spec = spec(json!({"restartPolicy": "Never", "restart": {"rules": [
+        {"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [0, 3, 137]}},
+        {"action": "Restart", "signals": ["SIGKILL"], "oomKilled": false},
+        {"action": "Stop", "oomKilled": true},
+    ]}}));
+    let oom = |code| Ended { oom_killed: true, ..ended(code) };
+    let rows = [
+        (ended(0), "restartPolicy Never", Verdict::Succeeded),
+        (ended(1), "restart.rules[0]", Verdict::Restart),
+        (ended(3), "restartPolicy Never", Verdict::Failed),
+        (ended(137), "restart.rules[1]", Verdict::Restart),
+        (oom(137), "restart.rules[2]", Verdict::Failed),
+        (oom(3), "restart.rules[2]", Verdict::Failed),
+        // Code 255 is nobody's word here.
+        (Ended { cause: EndCause::ShimLost, ..ended(255) }, "restartPolicy Never", Verdict::Failed),
+        (Ended { cause: EndCause::Rebooted, ..ended(255) }, "restartPolicy Never", Verdict::Failed),
+    ];
+    for (end, by, expected) in rows {
+        let name = format!("{end:?}");
+        assert_eq!(
+            (decider(&spec, &end).to_string().as_str(), verdict(&spec, &end, 1)),
+            (by, expected),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_plan_and_the_status_name_the_rule() {
+    let rules = json!({"restartPolicy": "Never", "restart": {"rules": [
+        {"action": "Stop", "exitCodes": {"operator": "In", "values": [0]}},
+        {"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}},
+    ]}});
+    let mut crashed = fixtures::Scene::exited(1, 5_000).with(|s| s.edit(rules.clone()));
+    crashed.take();
+    let waiting = crashed.status().state.unwrap().waiting.unwrap();
+    assert_eq!(waiting.message.unwrap(), "back-off before restart 1 by restart.rules[1] after exit code 1");
+    crashed.now = fixtures::at(10_200);
+    assert_eq!(crashed.says(), "restart Container default/web: restart.rules[1] after exit code 1");
+    let mut left = fixtures::Scene::exited(0, 5_000).with(|s| s.edit(rules));
+    left.take();
+    assert_eq!(left.says(), "nothing to do");
+    let ready = left.status().conditions.get(&stower_crds::ConditionType::Ready).unwrap().clone();
+    assert_eq!(ready.message, "restart.rules[0] leaves it ended after exit code 0");
+}
+
+#[test]
 fn the_default_backoff_is_100_ms_doubled_to_a_minute() {
     let backoff = Backoff { jitter: 0, ..Backoff::default() };
     let delays: Vec<u128> =

@@ -94,7 +94,7 @@ fn each_scene_is_told_in_kubelets_words() {
         (
             "crashed",
             || Scene::exited(1, 5_000),
-            "Pending | waiting CrashLoopBackOff: back-off before restart 1 after exit code 1 | False CrashLoopBackOff",
+            "Pending | waiting CrashLoopBackOff: back-off before restart 1 by restartPolicy Always after exit code 1 | False CrashLoopBackOff",
         ),
         (
             "completed",

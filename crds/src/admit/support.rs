@@ -23,7 +23,6 @@ const CONTAINER: &[(&str, Support)] = &[
     ("spec.imagePullSecrets", Unset),
     ("spec.ports[].hostPort", Unset),
     ("spec.ports[].hostIP", Unset),
-    ("spec.restart.rules", Unset),
     ("spec.startupProbe", Unset),
     ("spec.livenessProbe", Unset),
     ("spec.readinessProbe", Unset),

@@ -58,10 +58,6 @@ fn fields_that_are_not_built_yet_are_refused_by_name() -> Result<()> {
         ("spec.lifecycle", "  lifecycle: {preStop: {sleep: {seconds: 1}}}\n"),
         ("spec.readinessProbe", "  readinessProbe: {tcpSocket: {port: 80}}\n"),
         ("spec.tty", "  tty: true\n"),
-        (
-            "spec.restart.rules",
-            "  restart: {rules: [{exitCodes: {operator: In, values: [3]}, action: Stop}]}\n",
-        ),
     ] {
         refused_with(&node, &container("a", "busybox", body), &[field, "not supported by this version"])?;
     }

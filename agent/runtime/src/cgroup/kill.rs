@@ -13,7 +13,7 @@ use crate::job::CgroupJoin;
 /// Rounds of looking for processes that fork while they are killed.
 const ROUNDS: usize = 64;
 /// Groups nest no deeper than this in what a container can make.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// Kills what is in the groups of one start.
 pub(crate) fn kill_join(join: &CgroupJoin) {
@@ -128,7 +128,7 @@ pub(super) fn pids(dir: &Path, depth: usize) -> Result<BTreeSet<i32>, CgroupErro
     Ok(all)
 }
 
-fn children(dir: &Path) -> Result<Vec<std::path::PathBuf>, CgroupError> {
+pub(super) fn children(dir: &Path) -> Result<Vec<std::path::PathBuf>, CgroupError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

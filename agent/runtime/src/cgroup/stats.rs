@@ -42,9 +42,16 @@ pub(super) fn read(memory: Group, cpu: Group, pids: Group) -> Stats {
     stats
 }
 
+/// Version 2 counts those of the groups below too; version 1 counts each group by itself.
 pub(super) fn oom_kills(dir: &Path, v2: bool) -> u64 {
-    let file = if v2 { "memory.events" } else { "memory.oom_control" };
-    field(&dir.join(file), "oom_kill").unwrap_or(0)
+    if v2 { field(&dir.join("memory.events"), "oom_kill").unwrap_or(0) } else { oom_kills_v1(dir, 0) }
+}
+
+fn oom_kills_v1(dir: &Path, depth: usize) -> u64 {
+    let own = field(&dir.join("memory.oom_control"), "oom_kill").unwrap_or(0);
+    let below = super::kill::children(dir).unwrap_or_default();
+    let below = below.iter().filter(|_| depth < super::kill::MAX_DEPTH);
+    below.map(|child| oom_kills_v1(child, depth + 1)).fold(own, u64::saturating_add)
 }
 
 fn number(path: &Path) -> Option<u64> {

@@ -89,9 +89,27 @@ fn limits_come_from_a_specification_and_unknown_ones_are_refused() {
 #[test]
 fn counts_survive_missing_files() {
     assert_eq!(stats::oom_kills(Path::new("/nowhere"), true), 0);
+    assert_eq!(stats::oom_kills(Path::new("/nowhere"), false), 0);
     assert_eq!(stats::read(None, None, Some(("/nowhere".into(), true))), Stats::default());
     assert_eq!(kill::populated_v2(Path::new("/nowhere")), Some(false));
     assert_eq!(kill::populated_v1(Path::new("/nowhere")), Some(false));
+}
+
+/// As the kernel has them: version 1 counts where the process was, version 2 there and in all groups above.
+#[test]
+fn kills_for_want_of_memory_count_in_groups_below_too() {
+    let top = tempfile::tempdir().unwrap();
+    let below = top.path().join("a/b");
+    std::fs::create_dir_all(&below).unwrap();
+    let count = |dir: &Path, file: &str, n: u32| {
+        std::fs::write(dir.join(file), format!("low 7\noom 9\noom_kill_disable 0\noom_kill {n}\n")).unwrap();
+    };
+    count(top.path(), "memory.oom_control", 1);
+    count(&below, "memory.oom_control", 2);
+    assert_eq!(stats::oom_kills(top.path(), false), 3);
+    count(top.path(), "memory.events", 3);
+    count(&below, "memory.events", 2);
+    assert_eq!(stats::oom_kills(top.path(), true), 3);
 }
 
 /// Version 1 alone, as on a machine without cgroup2: processes are frozen and killed one by one.
