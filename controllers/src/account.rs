@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use stower_crds::RestartPolicy;
+use stower_crds::{RestartPolicy, TerminationMessagePolicy};
 
 use crate::{
     action::ActionKind,
@@ -33,7 +33,8 @@ pub(crate) fn account(record: &mut Record, declared: &Declared, observed: &Obser
             if is_news(record, *run) {
                 started(record, declared, observed, *run, now);
                 let ran = Some(ran_for(exit));
-                end(record, declared, of_exit(*run, EndCause::Exited, exit), ran, now);
+                let ended = of_exit(*run, EndCause::Exited, exit, last_words(declared, exit));
+                end(record, declared, ended, ran, now);
             }
         }
         // Its processes are killed first; until none is left, it has not ended.
@@ -41,7 +42,7 @@ pub(crate) fn account(record: &mut Record, declared: &Declared, observed: &Obser
             if gone && is_news(record, *run) {
                 started(record, declared, observed, *run, now);
                 let ended = match exit {
-                    Some(exit) => of_exit(*run, EndCause::ShimLost, exit),
+                    Some(exit) => of_exit(*run, EndCause::ShimLost, exit, String::new()),
                     None => Ended {
                         started_at: *started_at,
                         ..without_exit(*run, EndCause::ShimLost, UNKNOWN_EXIT, now)
@@ -195,14 +196,25 @@ fn ran_for(exit: &Exit) -> Duration {
     })
 }
 
-fn of_exit(run: Run, cause: EndCause, exit: &Exit) -> Ended {
+/// Its last message, by `terminationMessagePolicy` as it is declared now.
+fn last_words(declared: &Declared, exit: &Exit) -> String {
+    let falls_back =
+        declared.spec.termination_message_policy == TerminationMessagePolicy::FallbackToLogsOnError;
+    if exit.last_words.message.is_empty() && falls_back && exit.code != 0 {
+        exit.last_words.log.clone()
+    } else {
+        exit.last_words.message.clone()
+    }
+}
+
+fn of_exit(run: Run, cause: EndCause, exit: &Exit, message: String) -> Ended {
     Ended {
         run,
         cause,
         exit_code: exit.code,
         signal: exit.signal,
         oom_killed: exit.oom_killed,
-        message: String::new(),
+        message,
         started_at: Some(exit.started_at),
         finished_at: exit.finished_at,
         asked: false,

@@ -65,6 +65,7 @@ pub(crate) fn exit(code: i32, ran_millis: u64) -> Exit {
         started_at: started_at(),
         finished_at: started_at() + Duration::from_millis(ran_millis),
         ran_for: Some(Duration::from_millis(ran_millis)),
+        last_words: LastWords::default(),
     }
 }
 

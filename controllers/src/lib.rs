@@ -50,7 +50,7 @@ pub use gc::{ImageFacts, References, Removal, Spared, Stored, Takes, references}
 pub use image::{WantedImage, pull_policy, wanted_image};
 pub use limit::{LayerLimit, LimitChange};
 pub use observed::{
-    CgroupState, Exit, Failure, FailureReason, FilesState, ImageDigest, ImageState, Observed,
+    CgroupState, Exit, Failure, FailureReason, FilesState, ImageDigest, ImageState, LastWords, Observed,
     ObservedContainer, ObservedImage, ProcessState, PullFailure, RootfsState, Run, Stopping, WrittenFiles,
 };
 pub use plan::{Note, Plan, START_CONCURRENCY, StartBudget, plan, plan_some};

@@ -285,6 +285,17 @@ pub struct Exit {
     pub finished_at: Timestamp,
     /// How long it ran on the monotonic clock, where that is known; wall time serves otherwise.
     pub ran_for: Option<Duration>,
+    /// What it left to be told.
+    pub last_words: LastWords,
+}
+
+/// What a run left to be told, within bounds. The spec says which of it is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LastWords {
+    /// The end of the file `terminationMessagePath`.
+    pub message: String,
+    /// The end of the log, where that file is empty and the program failed.
+    pub log: String,
 }
 
 /// What is known of the container's cgroups.

@@ -669,6 +669,7 @@ fn end(machine: &mut Machine, code: i32, signal: Option<i32>, now: &Now) {
             started_at: process.started_at,
             finished_at: now.wall,
             ran_for: None,
+            last_words: LastWords::default(),
         },
     ));
 }

@@ -1,6 +1,8 @@
 //! The socket: stop requests and questions, from whoever may enter the run directory.
 
-use crate::frame::{HEADER_LEN, Header, MAX_REPLY, MAX_REQUEST, State, Stop, VERSION, error_code, kind};
+use crate::frame::{
+    HEADER_LEN, Header, MAX_REPLY, MAX_REQUEST, State, Stop, StopLater, VERSION, error_code, kind,
+};
 use crate::sys;
 
 /// Connections at one time; a further one takes the place of the oldest.
@@ -16,6 +18,7 @@ struct Connection {
 /// What the shim does for a request.
 pub trait Requests {
     fn stop(&mut self, stop: Stop);
+    fn stop_later(&mut self, stop: StopLater);
     fn state(&self) -> State;
 }
 
@@ -112,13 +115,15 @@ impl Connection {
         if header.version != VERSION {
             return self.error(error_code::VERSION, b"the version is not spoken");
         }
-        match header.kind {
-            kind::STOP => match Stop::decode(&self.buf[HEADER_LEN..HEADER_LEN + header.len as usize]) {
-                Some(stop) => shim.stop(stop),
-                None => return self.error(error_code::PAYLOAD, b"the request makes no sense"),
-            },
-            kind::PING => {}
+        let payload = &self.buf[HEADER_LEN..HEADER_LEN + header.len as usize];
+        let done = match header.kind {
+            kind::STOP => Stop::decode(payload).map(|stop| shim.stop(stop)),
+            kind::STOP_LATER => StopLater::decode(payload).map(|stop| shim.stop_later(stop)),
+            kind::PING => Some(()),
             _ => return self.error(error_code::TYPE, b"the type is unknown"),
+        };
+        if done.is_none() {
+            return self.error(error_code::PAYLOAD, b"the request makes no sense");
         }
         self.reply(kind::STATE, &[&shim.state().encode()])
     }

@@ -41,6 +41,8 @@ pub struct Exit<'a> {
     pub started_at: &'a [u8],
     /// When it was reaped.
     pub finished_at: &'a [u8; TIME_LEN],
+    /// Milliseconds that it ran, by a clock that nobody sets.
+    pub ran_ms: u64,
     /// Lines missing in the log.
     pub dropped_lines: u64,
 }
@@ -57,6 +59,7 @@ impl Exit<'_> {
         text.string(b",\"startedAt\":", self.started_at);
         text.string(b",\"finishedAt\":", self.finished_at);
         text.number(b",\"droppedLines\":", self.dropped_lines);
+        text.number(b",\"ranMs\":", self.ran_ms);
         text.put(b"}\n");
         text.len
     }

@@ -19,6 +19,10 @@ pub mod kind {
     pub const STOP: u16 = 1;
     /// Request without payload, answered by [`STATE`].
     pub const PING: u16 = 2;
+    /// Request: `signal u32, grace_ms u64, signal_ms u64`. A stop whose signal waits, for a hook: it is sent after
+    /// `signal_ms`, or at once by a [`STOP`] that comes before; the whole cgroup is killed after `grace_ms`, whoever is
+    /// there by then. A repeated one only shortens. Answered by [`STATE`].
+    pub const STOP_LATER: u16 = 3;
     /// Reply: see [`super::State`].
     pub const STATE: u16 = 0x8001;
     /// Reply: `code u32`, then text.
@@ -96,6 +100,33 @@ impl Stop {
     }
 }
 
+/// The payload of a stop whose signal waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopLater {
+    /// The signal, and the time to the kill.
+    pub stop: Stop,
+    /// Milliseconds from receipt to the signal.
+    pub signal_ms: u64,
+}
+
+impl StopLater {
+    /// Bytes of the payload.
+    pub const LEN: usize = Stop::LEN + 8;
+
+    /// The payload as bytes.
+    pub fn encode(self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        put(&mut out, 0, &self.stop.encode());
+        put(&mut out, Stop::LEN, &self.signal_ms.to_le_bytes());
+        out
+    }
+
+    /// Reads a payload, as [`Stop::decode`] does.
+    pub fn decode(b: &[u8]) -> Option<Self> {
+        Some(Self { stop: Stop::decode(b)?, signal_ms: u64_at(b, Stop::LEN)? })
+    }
+}
+
 /// What the container is doing, as its shim sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -123,11 +154,13 @@ pub struct State {
     pub stop_ms: u64,
     /// Log lines that were dropped in this run, because the log could not be written.
     pub dropped_lines: u64,
+    /// Milliseconds, from 1, until the signal of the stop in progress is sent; 0 once it was, and without a stop.
+    pub signal_ms: u64,
 }
 
 impl State {
     /// Bytes of the payload.
-    pub const LEN: usize = 36;
+    pub const LEN: usize = 44;
 
     /// The payload as bytes.
     pub fn encode(self) -> [u8; Self::LEN] {
@@ -138,10 +171,12 @@ impl State {
         put(&mut out, 16, &self.exit_code.to_le_bytes());
         put(&mut out, 20, &self.stop_ms.to_le_bytes());
         put(&mut out, 28, &self.dropped_lines.to_le_bytes());
+        put(&mut out, 36, &self.signal_ms.to_le_bytes());
         out
     }
 
-    /// Reads a payload; bytes behind the known ones are ignored. `None` when it is too short or the phase is unknown.
+    /// Reads a payload; bytes behind the known ones are ignored, and those that a release added
+    /// may be missing. `None` when it is too short or the phase is unknown.
     pub fn decode(b: &[u8]) -> Option<Self> {
         let phase = match u32_at(b, 12)? {
             0 => Phase::Running,
@@ -156,6 +191,8 @@ impl State {
             exit_code: u32_at(b, 16)?,
             stop_ms: u64_at(b, 20)?,
             dropped_lines: u64_at(b, 28)?,
+            // A shim of the first release sends signals at once.
+            signal_ms: u64_at(b, 36).unwrap_or(0),
         })
     }
 }

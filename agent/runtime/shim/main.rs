@@ -24,7 +24,7 @@ mod time;
 use args::Parsed;
 use control::{CONNECTIONS, Control, Requests};
 use exit::{Ended, Exit};
-use frame::{Phase, State, Stop};
+use frame::{Phase, State, Stop, StopLater};
 use log::{Job, Log};
 use sys::{POLLIN, PollFd};
 
@@ -56,10 +56,14 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 /// The container's first process, and what is to happen to it.
 struct Init<'a> {
     args: Parsed<'a>,
+    /// When the shim began, in nanoseconds since boot: the process had just been started.
+    began: u64,
     timer: i32,
     /// When the whole cgroup is killed, in nanoseconds since boot; it only comes nearer.
     deadline: Option<u64>,
-    /// The timer has fired and is done with.
+    /// When which signal is sent, as the deadline; `None` once it was.
+    signal: Option<(u64, u32)>,
+    /// The last thing that the timer is for is done.
     killed: bool,
     /// How and when it ended: nanoseconds since boot, and the wall clock.
     ended: Option<(Ended, u64, sys::Timespec)>,
@@ -69,6 +73,32 @@ struct Init<'a> {
 impl Init<'_> {
     fn reaped(&mut self, status: u32) {
         self.ended = Some((Ended::from_status(status), sys::boottime(), sys::clock(sys::CLOCK_REALTIME)));
+    }
+
+    /// What the clock asks for now, and the timer for what it asks for next.
+    fn on_time(&mut self) {
+        let now = sys::boottime();
+        if let Some((at, signal)) = self.signal
+            && at <= now
+        {
+            self.send(signal);
+        }
+        let Some(deadline) = self.deadline else { return };
+        let next = self.signal.map_or(deadline, |(at, _)| at.min(deadline));
+        if deadline <= now || self.timer < 0 || sys::set_timer(self.timer, next).is_err() {
+            self.kill();
+        }
+    }
+
+    fn send(&mut self, signal: u32) {
+        self.signal = None;
+        let _ = sys::pidfd_send_signal(INIT_PIDFD, signal);
+    }
+
+    /// Brings the deadline nearer.
+    fn hasten(&mut self, grace_ms: u64) {
+        let at = after(grace_ms);
+        self.deadline = Some(self.deadline.map_or(at, |former| former.min(at)));
     }
 
     /// Kills the container's cgroup, or where that cannot be at least its first process, and so its pid namespace.
@@ -91,18 +121,28 @@ impl Requests for Init<'_> {
         if self.ended.is_some() {
             return;
         }
-        let now = sys::boottime();
-        let at = now.saturating_add(stop.grace_ms.saturating_mul(1_000_000)).min(i64::MAX as u64);
-        let at = self.deadline.map_or(at, |former| former.min(at));
-        self.deadline = Some(at);
-        let _ = sys::pidfd_send_signal(INIT_PIDFD, stop.signal);
-        if at <= now || self.timer < 0 || sys::set_timer(self.timer, at).is_err() {
-            self.kill();
+        self.hasten(stop.grace_ms);
+        self.send(stop.signal);
+        self.on_time();
+    }
+
+    fn stop_later(&mut self, later: StopLater) {
+        if self.ended.is_some() {
+            return;
         }
+        let is_sent = self.deadline.is_some() && self.signal.is_none();
+        self.hasten(later.stop.grace_ms);
+        if !is_sent {
+            let at = after(later.signal_ms);
+            let at = self.signal.map_or(at, |(former, _)| former.min(at));
+            self.signal = Some((at, later.stop.signal));
+        }
+        self.on_time();
     }
 
     fn state(&self) -> State {
-        let left = self.deadline.map_or(0, |at| at.saturating_sub(sys::boottime()));
+        let now = sys::boottime();
+        let left = self.deadline.map_or(0, |at| at.saturating_sub(now));
         State {
             run: self.args.run,
             init_pid: self.args.init_pid,
@@ -114,12 +154,19 @@ impl Requests for Init<'_> {
             exit_code: self.ended.map_or(0, |(ended, ..)| ended.code),
             stop_ms: left / 1_000_000,
             dropped_lines: self.dropped_lines,
+            signal_ms: self.signal.map_or(0, |(at, _)| (at.saturating_sub(now) / 1_000_000).max(1)),
         }
     }
 }
 
+/// The time so many milliseconds from now, in nanoseconds since boot.
+fn after(ms: u64) -> u64 {
+    sys::boottime().saturating_add(ms.saturating_mul(1_000_000)).min(i64::MAX as u64)
+}
+
 /// The program.
 fn run(argv: mem::Argv) -> ! {
+    let began = sys::boottime();
     sys::block_signals();
     sys::default_sigchld();
     sys::become_subreaper();
@@ -133,7 +180,16 @@ fn run(argv: mem::Argv) -> ! {
     let timer = sys::timer().unwrap_or(-1);
     let job = Job::new(&args);
     let log = Log::new(&args, &job, STDOUT, STDERR);
-    let init = Init { args, timer, deadline: None, killed: false, ended: None, dropped_lines: 0 };
+    let init = Init {
+        args,
+        began,
+        timer,
+        deadline: None,
+        signal: None,
+        killed: false,
+        ended: None,
+        dropped_lines: 0,
+    };
     supervise(init, log, Control::new(SOCKET), children)
 }
 
@@ -162,7 +218,8 @@ fn supervise(mut init: Init<'_>, mut log: Log<'_>, mut control: Control, childre
                 log.abandon();
             }
             if late || log.is_done() {
-                finish(&init.args, ended, wall, log.dropped_lines());
+                let ran_ms = since.saturating_sub(init.began) / 1_000_000;
+                finish(&init.args, ended, wall, ran_ms, log.dropped_lines());
             }
             if wake_at.is_none() && !init.args.log_block {
                 wake_at = Some(since + LOG_AFTER_EXIT);
@@ -200,7 +257,7 @@ fn supervise(mut init: Init<'_>, mut log: Log<'_>, mut control: Control, childre
             let _ = sys::read(children, &mut [0; 128]);
         }
         if fds[1].revents != 0 {
-            init.kill();
+            init.on_time();
         }
         for which in 0..2 {
             if fds[2 + which].revents != 0 {
@@ -216,7 +273,7 @@ fn supervise(mut init: Init<'_>, mut log: Log<'_>, mut control: Control, childre
 }
 
 /// Writes the exit record and ends. Without a record the agent takes the shim for lost, which is what is left then.
-fn finish(args: &Parsed<'_>, ended: Ended, wall: sys::Timespec, dropped_lines: u64) -> ! {
+fn finish(args: &Parsed<'_>, ended: Ended, wall: sys::Timespec, ran_ms: u64, dropped_lines: u64) -> ! {
     let finished_at = time::rfc3339(wall.sec as u64, wall.nsec as u32);
     let exit = Exit {
         boot_id: args.boot_id,
@@ -224,6 +281,7 @@ fn finish(args: &Parsed<'_>, ended: Ended, wall: sys::Timespec, dropped_lines: u
         ended,
         started_at: args.started_at,
         finished_at: &finished_at,
+        ran_ms,
         dropped_lines,
     };
     let mut text = [0; exit::MAX_LEN];

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::proc::{self, ProcError, ProcessId};
 use crate::record::{ExitRecord, RecordError, ShimRecord};
-use crate::shim::frame::{HEADER_LEN, Header, MAX_REPLY, State, Stop, VERSION, kind};
+use crate::shim::frame::{HEADER_LEN, Header, MAX_REPLY, State, Stop, StopLater, VERSION, kind};
 
 #[cfg(test)]
 mod tests;
@@ -224,6 +224,18 @@ impl ShimHandle {
     pub fn stop(&self, signal: u32, grace: Duration) -> Result<State, ShimError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.ask(kind::STOP, &Stop { signal, grace_ms }.encode())
+    }
+
+    /// A [`stop`](Self::stop) whose signal waits: the shim sends it after `signal`, unless a stop comes before, and keeps both
+    /// times whether or not the caller lives. Repeated, both may only come nearer. Blocks at most five seconds.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop); a shim of an earlier release refuses with
+    /// [`error_code::TYPE`](crate::shim::frame::error_code::TYPE).
+    pub fn stop_later(&self, signal: u32, after: Duration, grace: Duration) -> Result<State, ShimError> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let later = StopLater { stop: Stop { signal, grace_ms: ms(grace) }, signal_ms: ms(after) };
+        self.ask(kind::STOP_LATER, &later.encode())
     }
 
     /// Kills the container now: through the shim its whole cgroup, or at least its first process where the shim does

@@ -68,6 +68,9 @@ pub struct ExitRecord {
     /// Log lines that were dropped, because the log could not be written.
     #[serde(default)]
     pub dropped_lines: u64,
+    /// Milliseconds that it ran on `CLOCK_BOOTTIME`; a shim of an earlier release does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_ms: Option<u64>,
     /// Fields of a newer release.
     #[serde(flatten)]
     pub extra: serde_json::Map<String, serde_json::Value>,

@@ -21,6 +21,7 @@ use crate::{config::Config, disk::Keeper, metrics::Metrics, paths::Paths, time};
 
 mod devices;
 pub(crate) mod files;
+mod message;
 pub(crate) mod observe;
 mod pull;
 mod spec;
@@ -488,7 +489,11 @@ async fn blocking_any(work: impl FnOnce() + Send + 'static) {
 }
 
 /// How a run ended, from the shim's record and the cgroup's counter.
-pub(crate) fn exit(record: &stower_runtime::ExitRecord, oom_killed: bool) -> Exit {
+pub(crate) fn exit(
+    record: &stower_runtime::ExitRecord,
+    oom_killed: bool,
+    last_words: stower_controllers::LastWords,
+) -> Exit {
     let started_at = record.started_at.parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let finished_at: jiff::Timestamp = record.finished_at.parse().unwrap_or(started_at);
     Exit {
@@ -497,6 +502,11 @@ pub(crate) fn exit(record: &stower_runtime::ExitRecord, oom_killed: bool) -> Exi
         oom_killed,
         started_at,
         finished_at,
-        ran_for: Duration::try_from(finished_at.duration_since(started_at)).ok(),
+        // The wall clock may have been set while it ran.
+        ran_for: record
+            .ran_ms
+            .map(Duration::from_millis)
+            .or_else(|| Duration::try_from(finished_at.duration_since(started_at)).ok()),
+        last_words,
     }
 }

@@ -95,7 +95,8 @@ impl Effects {
         match adoption {
             Adoption::Exited(record) => {
                 let oom_killed = record.exit_code != 0 && self.cgroups.oom_kills(uid.as_str()) > 0;
-                ProcessState::Exited { run: Run(record.run), exit: exit(record, oom_killed) }
+                let last_words = self.last_words(uid, record.run, record.exit_code != 0);
+                ProcessState::Exited { run: Run(record.run), exit: exit(record, oom_killed, last_words) }
             }
             Adoption::Lost(record) => ProcessState::Lost {
                 run: Run(record.run),

@@ -11,12 +11,12 @@ use stower_crds::{ContainerSpec, Quantity, Uid};
 use stower_runtime::{
     ShimHandle,
     cgroup::{DeviceRule, Limits},
-    job::{LogLimits, RootFs, StartRequest},
+    job::{LogLimits, RootFs, StartRequest, VolumeMount},
     start::Started,
 };
 use stower_storage::{DriverError, Ext4Error, Image, Mount, PrepareError, SnapshotKey};
 
-use super::{Done, Effects, START_DEADLINE, chain, devices, failpoint, files, spec, volumes};
+use super::{Done, Effects, START_DEADLINE, chain, devices, failpoint, files, message, spec, volumes};
 use crate::paths::private_dir;
 
 /// What is to run.
@@ -156,7 +156,7 @@ impl Effects {
             self.storage.snapshots().remove(&snapshot).map_err(|error| create(chain(&error)))?;
         }
         failpoint("start.cleared");
-        let volumes =
+        let mut volumes =
             self.prepare_volumes(&wanted.uid, &wanted.resolved).map_err(|error| config(error.to_string()))?;
         failpoint("start.volumes");
 
@@ -199,6 +199,7 @@ impl Effects {
         let cgroup = self.cgroups.create(uid, &limits).map_err(|error| create(chain(&error)))?;
         failpoint("start.cgroup");
 
+        volumes.mounts.extend(self.message_file(wanted)?);
         let request = StartRequest {
             uid: uid.to_owned(),
             name: wanted.name.clone(),
@@ -251,6 +252,25 @@ impl Effects {
         };
         self.follow(wanted, started);
         Ok(process)
+    }
+
+    /// The file for its last message, to be mounted over everything else.
+    fn message_file(&self, wanted: &Wanted) -> Result<Option<VolumeMount>, Failed> {
+        let at = wanted.spec.termination_message_path.as_str();
+        if at.is_empty() {
+            return Ok(None);
+        }
+        if let Some(mount) = wanted.resolved.mounts.iter().find(|mount| mount.path == at) {
+            let message = format!(
+                "spec.terminationMessagePath: a volume{} is mounted at {at} too; choose another file",
+                mount.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"))
+            );
+            return Err(Failed(FailureReason::CreateContainerConfigError, message));
+        }
+        message::prepare(&self.paths, &wanted.uid, at).map(Some).map_err(|error| {
+            let message = format!("cannot make the file for its last message: {error}");
+            Failed(FailureReason::CreateContainerError, message)
+        })
     }
 
     /// Whether there is room for a start that makes anything new.

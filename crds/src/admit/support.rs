@@ -27,8 +27,6 @@ const CONTAINER: &[(&str, Support)] = &[
     ("spec.livenessProbe", Unset),
     ("spec.readinessProbe", Unset),
     ("spec.lifecycle", Unset),
-    ("spec.terminationMessagePath", Only(&["/dev/termination-log"])),
-    ("spec.terminationMessagePolicy", Only(&["File"])),
     ("spec.securityContext.procMount", Only(&["Default"])),
     ("spec.securityContext.seccompProfile.type", Only(&["RuntimeDefault", "Unconfined"])),
     ("spec.securityContext.appArmorProfile", Unset),

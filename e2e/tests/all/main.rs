@@ -18,6 +18,7 @@ mod images;
 mod inline;
 mod isolation;
 mod kinds;
+mod lifecycle;
 mod limits;
 mod logs;
 mod observability;

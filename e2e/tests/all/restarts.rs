@@ -155,11 +155,11 @@ fn rebootable(folder: &std::path::Path) -> Result<(TestNode, std::path::PathBuf)
 fn backoff_and_counts_outlive_the_agent_and_the_boot() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (node, boot) = rebootable(folder.path())?;
-    let body = "  restart: {backoff: {initial: 10ms, factor: 1000000, max: 3h, jitter: 0}}\n";
+    let body = "  restart: {backoff: {initial: 40ms, factor: 100, max: 3h, jitter: 0}}\n";
     node.write("a.yaml", &shell("a", "exit 7", body)?)?;
-    // The first delay is 10 ms, the second one 10,000 s.
+    // The delays are 40 ms, 4 s and 400 s.
     let waits = |item: &serde_json::Value| {
-        restarts_of(item) == 1 && item["status"]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        restarts_of(item) == 2 && item["status"]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     };
     let before = node.wait_container("a", "in its long backoff", waits)?;
     for what in ["the agent's death", "a reboot"] {
@@ -178,6 +178,6 @@ fn backoff_and_counts_outlive_the_agent_and_the_boot() -> Result<()> {
     }
     // A person cuts it short.
     node.ok(["start", "a"])?;
-    node.wait_container("a", "in its first backoff again", |item| restarts_of(item) >= 2)?;
+    node.wait_container("a", "in its first backoff again", |item| restarts_of(item) >= 3)?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! from under it. Reading does not wait: at the end [`LogReader::next`] gives `None`, and may be called again when the
 //! directory has changed.
 
+mod last;
 mod parse;
 mod reader;
 mod tail;
@@ -139,6 +140,15 @@ impl LogDir {
     /// When the files cannot be read.
     pub fn reader(&self, run: u64, options: &ReadOptions) -> Result<LogReader, LogError> {
         LogReader::new(self.try_clone()?, run, options)
+    }
+
+    /// The text of a run's last lines, of both streams: at most `lines` of them, and of those the last `bytes` bytes. Reads at
+    /// most 64 KiB, whatever was logged.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn last_words(&self, run: u64, lines: usize, bytes: usize) -> Result<Vec<u8>, LogError> {
+        last::last(self, run, lines, bytes)
     }
 
     /// Removes the files of all but the last `keep` runs.

@@ -261,3 +261,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_last_words_are_the_last_lines_within_both_bounds() {
+    let mut log = Writer::new();
+    let words = |log: &Writer, lines, bytes| {
+        String::from_utf8(log.log().last_words(1, lines, bytes).unwrap()).unwrap()
+    };
+    assert_eq!(words(&log, 80, 2048), "");
+    log.out(0, "one");
+    log.record(0, &(Stream::Stderr, Tag::Full, b"two".to_vec()));
+    log.out(1, "three");
+    assert_eq!(words(&log, 80, 2048), "one\ntwo\nthree\n", "over files and streams");
+    assert_eq!(words(&log, 2, 2048), "two\nthree\n");
+    assert_eq!(words(&log, 80, 7), "\nthree\n");
+    log.record(1, &(Stream::Stdout, Tag::Partial, b"pie".to_vec()));
+    log.record(1, &(Stream::Stdout, Tag::Partial, b"ces".to_vec()));
+    assert_eq!(words(&log, 1, 2048), "pieces", "a line that was never ended is one");
+    assert_eq!(words(&log, 2, 2048), "three\npieces");
+    log.raw(1, 1, b"no record\n");
+    assert_eq!(words(&log, 1, 2048), "pieces");
+    // A flood: its end is read, and no more.
+    log.record(2, &(Stream::Stdout, Tag::Partial, vec![b'x'; MAX_TEXT]));
+    for _ in 0..100 {
+        log.record(2, &(Stream::Stdout, Tag::Partial, vec![b'x'; MAX_TEXT]));
+    }
+    assert_eq!(words(&log, 80, 2048), "x".repeat(2048));
+}

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::args::{Parsed, parse};
 use super::cri::{Lines, MAX_RECORD, MAX_TEXT, Records, Step, Stream, Tag, file_name, rotate};
 use super::exit::{Ended, Exit, MAX_LEN};
-use super::frame::{Header, Phase, State, Stop};
+use super::frame::{Header, Phase, State, Stop, StopLater};
 use super::time::{decimal, number, parse_rfc3339, rfc3339};
 use super::{CONTRACT, ShimArgs};
 
@@ -90,12 +90,13 @@ fn an_exit_record_is_json_whatever_the_arguments_held() {
         started_at: &[b'x'; 600],
         finished_at: &finished_at,
         dropped_lines: u64::MAX,
+        ran_ms: 1234,
     };
     let mut out = [0; MAX_LEN];
     let len = exit.write(&mut out);
     let read: crate::ExitRecord = serde_json::from_slice(&out[..len]).unwrap();
     assert_eq!((read.boot_id.as_str(), read.run, read.exit_code, read.signal), ("a-1", u64::MAX, 139, 11));
-    assert_eq!(read.dropped_lines, u64::MAX);
+    assert_eq!((read.dropped_lines, read.ran_ms), (u64::MAX, Some(1234)));
     assert_eq!(read.finished_at, "2025-12-31T23:59:59.000000005Z");
 }
 
@@ -210,8 +211,15 @@ proptest! {
         prop_assert_eq!(Stop::decode(&stop.encode()[..Stop::LEN - 1]), None);
         let state = State {
             run, init_pid: signal, phase: Phase::Stopping, exit_code: 1, stop_ms: grace_ms, dropped_lines: run,
+            signal_ms: grace_ms,
         };
         prop_assert_eq!(State::decode(&[&state.encode()[..], &extra].concat()), Some(state));
+        // The first release's answer, in which no signal waits.
+        prop_assert_eq!(State::decode(&state.encode()[..36]), Some(State { signal_ms: 0, ..state }));
+        prop_assert_eq!(State::decode(&state.encode()[..35]), None);
+        let later = StopLater { stop, signal_ms: run };
+        prop_assert_eq!(StopLater::decode(&[&later.encode()[..], &extra].concat()), Some(later));
+        prop_assert_eq!(StopLater::decode(&later.encode()[..StopLater::LEN - 1]), None);
     }
 
     #[test]

@@ -17,6 +17,8 @@ fn an_exit_code_is_recorded() {
     assert_eq!((exit.exit_code, exit.signal, exit.run), (7, 0, 1));
     assert_eq!(exit.boot_id, proc::boot_id().unwrap());
     assert_eq!(exit.started_at, "2026-01-02T03:04:05.000000006Z");
+    // That time is of the test's own making: how long it ran is told by another clock.
+    assert!(exit.ran_ms.unwrap() < 600_000, "{exit:?}");
     assert!(exit.finished_at > exit.started_at);
     let log = shim.log();
     assert!(log.contains("Z stdout F hello\n"), "{log}");
@@ -84,6 +86,55 @@ fn a_deadline_is_kept_without_anyone_connected() {
     assert_eq!(shim.ended().unwrap().signal, 9);
 }
 
+const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do read x < /dev/ptmx; done";
+
+#[test]
+fn a_signal_that_waits_is_sent_in_time_by_nobody_but_the_shim() {
+    let mut shim = Shim::start(POLITE, &Options::default());
+    shim.wait_for_line("up");
+    let state = shim.stop_later(15, Duration::from_millis(50), Duration::from_secs(3600));
+    assert_eq!(state.phase, Phase::Stopping);
+    assert!((1..=50).contains(&state.signal_ms) && state.stop_ms > 3_000_000, "{state:?}");
+    assert_eq!(shim.ended().unwrap().exit_code, 3);
+}
+
+#[test]
+fn a_signal_that_waits_is_sent_at_once_when_told() {
+    let mut shim = Shim::start(POLITE, &Options::default());
+    shim.wait_for_line("up");
+    let hour = Duration::from_secs(3600);
+    let state = shim.stop_later(15, hour, hour * 2);
+    assert!(state.signal_ms > 3_000_000, "{state:?}");
+    // Both only come nearer.
+    let later = shim.stop_later(15, hour * 5, hour * 5);
+    assert!(later.signal_ms <= state.signal_ms && later.stop_ms <= state.stop_ms, "{later:?}");
+    let sooner = shim.stop_later(15, hour / 2, hour);
+    assert!(sooner.signal_ms <= 1_800_000 && sooner.stop_ms <= 3_600_000, "{sooner:?}");
+    assert_eq!(shim.stop(15, hour).signal_ms, 0);
+    assert_eq!(shim.ended().unwrap().exit_code, 3);
+}
+
+#[test]
+fn a_signal_that_was_sent_does_not_wait_again() {
+    let mut shim = Shim::start("trap 'echo term' TERM; echo up; while :; do read x < /dev/ptmx; done", &Options::default());
+    shim.wait_for_line("up");
+    let hour = Duration::from_secs(3600);
+    shim.stop(15, hour);
+    shim.wait_for_line("term");
+    assert_eq!(shim.stop_later(15, hour, hour).signal_ms, 0);
+    // The kill does not wait for the signal either.
+    shim.stop_later(15, hour, Duration::from_millis(20));
+    assert_eq!(shim.ended().unwrap().signal, 9);
+}
+
+#[test]
+fn the_deadline_of_a_stop_is_kept_while_its_signal_waits() {
+    let mut shim = Shim::start("trap '' TERM; echo up; exec sleep 1000", &Options::default());
+    shim.wait_for_line("up");
+    shim.stop_later(15, Duration::from_millis(20), Duration::from_millis(60));
+    assert_eq!(shim.ended().unwrap().signal, 9);
+}
+
 #[test]
 fn orphans_are_reaped() {
     // A double fork: the orphan's new parent is the shim, as there is no pid namespace here.
@@ -147,6 +198,7 @@ fn frames_are_answered_or_refused() {
     assert_eq!(refusal(ask(&mut stream, 2, kind::PING, &[])), error_code::VERSION);
     assert_eq!(refusal(ask(&mut stream, VERSION, kind::STOP, b"short")), error_code::PAYLOAD);
     assert_eq!(refusal(ask(&mut stream, VERSION, kind::STOP, &[0; 12])), error_code::PAYLOAD);
+    assert_eq!(refusal(ask(&mut stream, VERSION, kind::STOP_LATER, &[1; 12])), error_code::PAYLOAD);
     // The same connection goes on, and a newer, longer payload is understood.
     assert_eq!(ask(&mut stream, VERSION, kind::PING, b"field of a newer release").0, kind::STATE);
     let long = vec![0; MAX_REQUEST + 1];

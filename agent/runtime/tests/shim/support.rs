@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use stower_runtime::proc::{self, ProcessId};
-use stower_runtime::shim::frame::{HEADER_LEN, Header, State, Stop, VERSION, kind};
+use stower_runtime::shim::frame::{HEADER_LEN, Header, State, Stop, StopLater, VERSION, kind};
 use stower_runtime::{ExitRecord, ShimArgs, ShimRecord};
 
 pub const SHIM: &str = concat!(env!("OUT_DIR"), "/stower-shim");
@@ -102,6 +102,14 @@ impl Shim {
     pub fn stop(&self, signal: u32, grace: Duration) -> State {
         let payload = Stop { signal, grace_ms: u64::try_from(grace.as_millis()).unwrap() }.encode();
         let (reply, payload) = ask(&mut self.connect(), VERSION, kind::STOP, &payload);
+        assert_eq!(reply, kind::STATE);
+        State::decode(&payload).unwrap()
+    }
+
+    pub fn stop_later(&self, signal: u32, after: Duration, grace: Duration) -> State {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        let later = StopLater { stop: Stop { signal, grace_ms: ms(grace) }, signal_ms: ms(after) };
+        let (reply, payload) = ask(&mut self.connect(), VERSION, kind::STOP_LATER, &later.encode());
         assert_eq!(reply, kind::STATE);
         State::decode(&payload).unwrap()
     }
