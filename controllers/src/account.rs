@@ -119,6 +119,7 @@ fn started(record: &mut Record, declared: &Declared, observed: &ObservedContaine
                 is_restart: false,
                 uses: BTreeSet::new(),
                 mounts: Vec::new(),
+                post_start_due: false,
             });
             record.renew = false;
         }
@@ -130,6 +131,7 @@ fn end(record: &mut Record, declared: &Declared, mut ended: Ended, ran: Option<D
     let run = ended.run;
     ended.asked =
         record.hold.is_some() || record.asked_to_stop == Some(run) || record.restart_requested == Some(run);
+    ended.failed_hook = record.failed_hook.as_ref().is_some_and(|failed| failed.run == run);
     let spec = &declared.spec;
     if ended.asked {
         record.retries = 0;
@@ -147,6 +149,8 @@ fn end(record: &mut Record, declared: &Declared, mut ended: Ended, ran: Option<D
         }
     }
     record.asked_to_stop = None;
+    record.asked_grace_ms = None;
+    record.failed_hook = None;
     record.ended = Some(ended);
 }
 
@@ -218,6 +222,7 @@ fn of_exit(run: Run, cause: EndCause, exit: &Exit, message: String) -> Ended {
         started_at: Some(exit.started_at),
         finished_at: exit.finished_at,
         asked: false,
+        failed_hook: false,
     }
 }
 
@@ -232,5 +237,6 @@ fn without_exit(run: Run, cause: EndCause, exit_code: i32, now: &Now) -> Ended {
         started_at: None,
         finished_at: now.wall,
         asked: false,
+        failed_hook: false,
     }
 }

@@ -59,8 +59,18 @@ pub enum Act {
         run: Run,
         /// The signal, as the spec names it; `None` for what the image says, else `SIGTERM`.
         signal: Option<Signal>,
-        /// How long until the whole cgroup is killed.
+        /// How long until the whole cgroup is killed; with a hook that takes all of it,
+        /// [`HOOK_EXTENSION`](crate::HOOK_EXTENSION) longer.
         grace: Duration,
+        /// The spec whose `preStop` hook comes before the signal.
+        pre_stop: Option<Arc<ContainerSpec>>,
+    },
+    /// Run the `postStart` hook, to be reported as [`PostStart`](crate::PostStart). Nothing else waits for it.
+    PostStart {
+        /// The run.
+        run: Run,
+        /// The spec whose hook it is.
+        spec: Arc<ContainerSpec>,
     },
     /// Kill everything in the container's cgroup, now.
     Kill,
@@ -107,6 +117,7 @@ impl Act {
             Self::PullImage { .. } => ActionKind::PullImage,
             Self::Start { .. } => ActionKind::Start,
             Self::Stop { .. } => ActionKind::Stop,
+            Self::PostStart { .. } => ActionKind::PostStart,
             Self::Kill => ActionKind::Kill,
             Self::Update { .. } => ActionKind::Update,
             Self::Refresh { .. } => ActionKind::Refresh,
@@ -128,6 +139,8 @@ pub enum ActionKind {
     Start,
     /// [`Act::Stop`].
     Stop,
+    /// [`Act::PostStart`].
+    PostStart,
     /// [`Act::Kill`].
     Kill,
     /// [`Act::Update`].
@@ -151,6 +164,7 @@ impl ActionKind {
             Self::PullImage => "pull",
             Self::Start => "start",
             Self::Stop => "stop",
+            Self::PostStart => "postStart",
             Self::Kill => "kill",
             Self::Update => "update",
             Self::Refresh => "refresh",
@@ -227,6 +241,13 @@ pub enum Why {
     Leftovers,
     /// Its shim did not end it by the deadline of the stop.
     Overdue,
+    /// It has started, and its hook comes next.
+    Started,
+    /// Its `postStart` hook failed.
+    PostStartFailed {
+        /// What the hook said.
+        message: String,
+    },
 }
 
 impl fmt::Display for Why {
@@ -258,6 +279,8 @@ impl fmt::Display for Why {
             Self::ShimLost => f.write_str("its shim is gone"),
             Self::Leftovers => f.write_str("processes are left after its end"),
             Self::Overdue => f.write_str("it outlived the deadline of its stop"),
+            Self::Started => f.write_str("it has started"),
+            Self::PostStartFailed { message } => write!(f, "its postStart hook failed: {message}"),
         }
     }
 }
@@ -292,6 +315,7 @@ impl fmt::Display for Action {
             (Act::Start { .. }, why) => write!(f, "start {name}: {why}"),
             (Act::Stop { .. }, why @ Why::RestartRequested) => write!(f, "restart {name}: {why}"),
             (Act::Stop { .. }, why) => write!(f, "stop {name}: {why}"),
+            (Act::PostStart { .. }, why) => write!(f, "run the postStart hook of {name}: {why}"),
             (Act::Kill, why) => write!(f, "kill what is left of {name}: {why}"),
             (Act::Update { .. }, why) => write!(f, "update {name} in place: {why}"),
             (Act::Refresh { .. }, why) => write!(f, "refresh the files of {name}: {why}"),

@@ -133,6 +133,14 @@ pub fn check(plan: &Plan, desired: &Desired, observed: &Observed, records: &Reco
                     fault("nobody wants it");
                 }
             }
+            Act::PostStart { run, .. } => {
+                if is.process.run() != Some(*run) || ended {
+                    fault("the run does not run");
+                }
+                if is.post_start.as_ref().is_some_and(|seen| seen.run == *run) {
+                    fault("it was asked for already");
+                }
+            }
             Act::Kill
             | Act::Stop { .. }
             | Act::Update { .. }

@@ -5,13 +5,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stower_crds::{Generation, ObjectKey, RootfsPolicy, Signal, Uid};
+use stower_crds::{ContainerSpec, Generation, ObjectKey, RootfsPolicy, Signal, Uid};
 
 use crate::{
     account::account,
     action::{Act, Action, ActionKind, StorageMode, Why},
     change::{Change, FieldChange, diff},
     desired::Declared,
+    hooks::{FailedHook, HOOK_EXTENSION, HookState, hooked, post_start, stop_signal},
     image::{ImageNeed, image_need},
     limit,
     observed::{
@@ -130,12 +131,14 @@ fn is_settled(declared: &Declared, observed: &ObservedContainer, record: &Record
         && !record.start_requested
         && !record.renew
         && record.next_start.is_none()
+        && record.failed_hook.is_none()
+        && !launch.post_start_due
         && !has_files(&declared.spec)
         && limit::kept(&declared.spec, observed).is_none()
 }
 
 /// Whether a container may have volumes whose content follows another object.
-fn has_files(spec: &stower_crds::ContainerSpec) -> bool {
+fn has_files(spec: &ContainerSpec) -> bool {
     !spec.volumes_from.is_empty()
         || spec.volumes.iter().any(|volume| volume.config_map.is_some() || volume.secret.is_some())
 }
@@ -220,17 +223,17 @@ impl Planner<'_, '_> {
         match self.observed.in_flight {
             Some(ActionKind::Start) => {
                 let run = record.map(|record| record.last_run).unwrap_or_default();
-                let stop = Act::Stop { run, signal: None, grace: Duration::ZERO };
-                return self.act(stop, why);
+                return self.act(abandon(run), why);
             }
             Some(_) => return,
             None => {}
         }
         if let ProcessState::Running { run, stopping, .. } = &self.observed.process {
             let spec = declared.map(|d| &d.spec).or_else(|| launch.map(|launch| &launch.spec));
-            let grace = spec.map_or(ORPHAN_GRACE, |spec| seconds(spec.termination_grace_period_seconds));
-            let signal = spec.and_then(|spec| spec.stop_signal);
-            self.stop(*run, *stopping, signal, grace, why);
+            let grace = spec.map_or(ORPHAN_GRACE, |spec| grace_of(spec, record));
+            let pre_stop = hooked(launch, declared.map(|d| &d.spec), grace);
+            let how = How { signal: spec.and_then(|spec| stop_signal(spec)), grace, pre_stop };
+            self.stop(*run, *stopping, how, why);
             return;
         }
         if !self.ended_for_good() {
@@ -259,8 +262,7 @@ impl Planner<'_, '_> {
         match (self.observed.in_flight, &held) {
             (Some(ActionKind::Start), Some(why)) => {
                 record.asked_to_stop = Some(record.last_run);
-                let stop = Act::Stop { run: record.last_run, signal: None, grace: Duration::ZERO };
-                return self.act(stop, why.clone());
+                return self.act(abandon(record.last_run), why.clone());
             }
             (Some(_), _) => return,
             (None, _) => {}
@@ -279,10 +281,14 @@ impl Planner<'_, '_> {
                 why
             } else if record.restart_requested == Some(run) {
                 Why::RestartRequested
+            } else if let Some(message) = self.failed_hook(record, run) {
+                Why::PostStartFailed { message }
             } else if changes.is_empty() {
                 // Somebody changed their mind during a stop: it goes to its end, and a start follows.
                 if let Some(stopping) = stopping {
                     self.await_stop(run, stopping, record);
+                } else if self.post_start(record, run) {
+                    // It is asked for; a change may follow it.
                 } else if !applied {
                     self.update(declared, record, run);
                 } else {
@@ -300,10 +306,13 @@ impl Planner<'_, '_> {
                 }
                 Why::Replaced(changes)
             };
-            let (grace, signal) =
-                (seconds(declared.spec.termination_grace_period_seconds), declared.spec.stop_signal);
-            self.stop(run, stopping, signal, grace, why);
-            if self.decision.action.is_some() {
+            let grace = grace_of(&declared.spec, Some(record));
+            let pre_stop = hooked(record.launch.as_ref(), Some(&declared.spec), grace);
+            let how = How { signal: stop_signal(&declared.spec), grace, pre_stop };
+            // The end that a failed hook brings is a failure: the restart rule is asked about it.
+            let asked = !matches!(why, Why::PostStartFailed { .. });
+            self.stop(run, stopping, how, why);
+            if asked && self.decision.action.is_some() {
                 record.asked_to_stop = Some(run);
             }
             return;
@@ -411,17 +420,45 @@ impl Planner<'_, '_> {
         }
     }
 
-    fn stop(
-        &mut self,
-        run: Run,
-        stopping: Option<Stopping>,
-        signal: Option<Signal>,
-        grace: Duration,
-        why: Why,
-    ) {
+    /// Runs the `postStart` hook of a run where that is due. True when it was just asked for.
+    fn post_start(&mut self, record: &mut Record, run: Run) -> bool {
+        let Some(launch) = record.launch.as_mut().filter(|launch| launch.run == run && launch.post_start_due)
+        else {
+            return false;
+        };
+        let seen = self.observed.post_start.as_ref().filter(|seen| seen.run == run);
+        // A hook that was taken out of the spec is not waited for.
+        let is_over = seen.is_some_and(|seen| seen.state == HookState::Succeeded);
+        if is_over || post_start(&launch.spec).is_none() {
+            launch.post_start_due = false;
+            return false;
+        }
+        if seen.is_none() {
+            let spec = launch.spec.clone();
+            self.act(Act::PostStart { run, spec }, Why::Started);
+            return true;
+        }
+        false
+    }
+
+    /// Why a run is to end for its `postStart` hook: as is seen, or as an earlier agent has found.
+    fn failed_hook(&self, record: &mut Record, run: Run) -> Option<String> {
+        if let Some(failed) = record.failed_hook.as_ref().filter(|failed| failed.run == run) {
+            return Some(failed.message.clone());
+        }
+        let is_due = record.launch.as_ref().is_some_and(|launch| launch.run == run && launch.post_start_due);
+        let seen = self.observed.post_start.as_ref().filter(|seen| is_due && seen.run == run)?;
+        let HookState::Failed(message) = &seen.state else { return None };
+        record.failed_hook = Some(FailedHook { run, message: message.clone() });
+        Some(message.clone())
+    }
+
+    fn stop(&mut self, run: Run, stopping: Option<Stopping>, how: How, why: Why) {
+        let How { signal, grace, pre_stop } = how;
         if let Some(stopping) = stopping {
-            if self.now.mono.plus(grace) < stopping.deadline && !self.backs_off(ActionKind::Stop) {
-                self.act(Act::Stop { run, signal, grace }, why);
+            let whole = if pre_stop.is_some() { grace.saturating_add(HOOK_EXTENSION) } else { grace };
+            if self.now.mono.plus(whole) < stopping.deadline && !self.backs_off(ActionKind::Stop) {
+                self.act(Act::Stop { run, signal, grace, pre_stop }, why);
             } else {
                 self.overdue(stopping);
             }
@@ -433,7 +470,7 @@ impl Planner<'_, '_> {
                 self.act(Act::Kill, Why::Overdue);
             }
         } else if !self.backs_off(ActionKind::Stop) {
-            self.act(Act::Stop { run, signal, grace }, why);
+            self.act(Act::Stop { run, signal, grace, pre_stop }, why);
         }
     }
 
@@ -559,6 +596,8 @@ impl Planner<'_, '_> {
         record.start_requested = false;
         record.restart_requested = None;
         record.asked_to_stop = None;
+        record.asked_grace_ms = None;
+        record.failed_hook = None;
         record.launch = Some(Launch {
             run,
             boot_id: self.now.boot_id.clone(),
@@ -569,18 +608,37 @@ impl Planner<'_, '_> {
             is_restart,
             uses: resolved.uses.clone(),
             mounts: resolved.mounts.iter().map(ResolvedMount::status).collect(),
+            post_start_due: post_start(&declared.spec).is_some(),
         });
         let (generation, spec) = (declared.generation, declared.spec.clone());
         self.act(Act::Start { run, generation, image, spec, storage, resolved }, why);
     }
 }
 
-fn seconds(grace: i64) -> Duration {
-    Duration::from_secs(u64::try_from(grace).unwrap_or(0))
+/// How a run is stopped.
+struct How {
+    signal: Option<Signal>,
+    grace: Duration,
+    pre_stop: Option<Arc<ContainerSpec>>,
+}
+
+/// The end of a start that is in flight.
+fn abandon(run: Run) -> Act {
+    Act::Stop { run, signal: None, grace: Duration::ZERO, pre_stop: None }
+}
+
+/// The grace period: what somebody asked for, else the spec's.
+fn grace_of(spec: &ContainerSpec, record: Option<&Record>) -> Duration {
+    let asked = record.and_then(|record| record.asked_grace_ms).map(Duration::from_millis);
+    asked.unwrap_or_else(|| spec.grace_period())
 }
 
 /// The end of a run in words.
 pub(crate) fn describe(ended: &Ended) -> String {
+    if ended.failed_hook {
+        let how = describe(&Ended { failed_hook: false, ..ended.clone() });
+        return format!("its postStart hook failed ({how})");
+    }
     match ended.cause {
         EndCause::ShimLost => "its shim was lost".into(),
         EndCause::Rebooted => "the machine was rebooted".into(),

@@ -133,6 +133,7 @@ impl Scene {
             is_restart: false,
             uses: BTreeSet::new(),
             mounts: Vec::new(),
+            post_start_due: false,
         });
         scene.record = Some(record);
         scene

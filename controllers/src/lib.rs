@@ -26,6 +26,7 @@ mod disk;
 #[cfg(test)]
 mod fixtures;
 mod gc;
+mod hooks;
 mod image;
 mod limit;
 mod observed;
@@ -47,6 +48,7 @@ pub use check::check;
 pub use desired::{AnyDeclared, Completeness, Declared, Desired, Meta, SourceId, Values};
 pub use disk::{Disk, DiskPolicy, DiskPressure, Floor, Goal, PoolRoom, PressureKind, Room};
 pub use gc::{ImageFacts, References, Removal, Spared, Stored, Takes, references};
+pub use hooks::{FailedHook, HOOK_EXTENSION, HookState, PostStart};
 pub use image::{WantedImage, pull_policy, wanted_image};
 pub use limit::{LayerLimit, LimitChange};
 pub use observed::{

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use stower_crds::{Generation, Uid};
 
 use crate::{
-    action::ActionKind, disk::DiskPressure, limit::LayerLimit, resolve::Files, store::ObservedStores,
-    time::Mono,
+    action::ActionKind, disk::DiskPressure, hooks::PostStart, limit::LayerLimit, resolve::Files,
+    store::ObservedStores, time::Mono,
 };
 
 /// The number of a run of a container: 1 for its first start, never used twice. It names log files.
@@ -97,6 +97,8 @@ pub struct ObservedContainer {
     pub failure: Option<Failure>,
     /// The last generation whose changes were applied to the running process in place.
     pub updated: Option<Generation>,
+    /// How far the `postStart` hook of a run is; `None` when this agent has run none.
+    pub post_start: Option<PostStart>,
     /// The files of ConfigMaps and Secrets that were written for it last; `None` when this agent has written none yet.
     pub files_written: Option<WrittenFiles>,
 }
@@ -118,6 +120,7 @@ impl ObservedContainer {
             in_flight: None,
             failure: None,
             updated: None,
+            post_start: None,
             files_written: None,
         }
     }

@@ -163,7 +163,7 @@ fn order(kind: ActionKind) -> u8 {
     match kind {
         ActionKind::Stop | ActionKind::Kill => 0,
         ActionKind::Teardown | ActionKind::RemoveStores | ActionKind::Forget => 1,
-        ActionKind::Update | ActionKind::Refresh => 2,
+        ActionKind::Update | ActionKind::Refresh | ActionKind::PostStart => 2,
         ActionKind::MakeStores => 3,
         ActionKind::Start => 4,
         ActionKind::PullImage => 5,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use stower_crds::{ContainerSpec, Generation, MountStatus, ObjectKey, Uid};
 
 use crate::{
+    hooks::FailedHook,
     observed::{FailureReason, ImageDigest, Run},
     time::{BootId, Mono, Now},
 };
@@ -52,6 +53,12 @@ pub struct Record {
     /// The run that the agent set out to stop: its end is nobody's failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_to_stop: Option<Run>,
+    /// The grace period that somebody asked for with a stop or restart, in milliseconds, instead of the spec's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_grace_ms: Option<u64>,
+    /// The run that is ended because its `postStart` hook failed: its end is a failure, whatever its exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_hook: Option<FailedHook>,
     /// What the image reference of the accepted spec stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ResolvedImage>,
@@ -81,6 +88,8 @@ impl Record {
             start_requested: false,
             restart_requested: None,
             asked_to_stop: None,
+            asked_grace_ms: None,
+            failed_hook: None,
             image: None,
             launch: None,
             renew: false,
@@ -89,8 +98,10 @@ impl Record {
     }
 
     /// `stop`: holds the container until [`Record::start`], or under `Always` until the machine boots again. A
-    /// hold that is there already stays as it is.
+    /// hold that is there already stays as it is. The grace period is the spec's until
+    /// [`asked_grace_ms`](Self::asked_grace_ms) is set.
     pub fn stop(&mut self, by: &str, now: &Now) {
+        self.asked_grace_ms = None;
         self.start_requested = false;
         self.restart_requested = None;
         self.hold.get_or_insert_with(|| Hold {
@@ -104,6 +115,7 @@ impl Record {
     /// one that runs.
     pub fn start(&mut self) {
         self.hold = None;
+        self.asked_grace_ms = None;
         self.start_requested = true;
         self.retries = 0;
         self.next_start = None;
@@ -183,6 +195,9 @@ pub struct Launch {
     /// What it has mounted, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountStatus>,
+    /// Its `postStart` hook is not known to have succeeded yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub post_start_due: bool,
 }
 
 /// How far a start came.
@@ -223,6 +238,9 @@ pub struct Ended {
     /// The agent stopped it, or somebody had asked for a restart: the restart rule has no say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asked: bool,
+    /// It was ended because its `postStart` hook failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed_hook: bool,
 }
 
 /// How a run came to its end.

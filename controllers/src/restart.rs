@@ -53,7 +53,8 @@ pub enum Verdict {
 /// An end that the agent brought about is no matter for the rule. A rule of `restart.rules` that matches wins over
 /// `restartPolicy`; `maxRetries` wins over both. The end of the machine counts as a failure, but not as a retry.
 pub fn verdict(spec: &ContainerSpec, ended: &Ended, retries: u32) -> Verdict {
-    let good = ended.exit_code == 0 && ended.cause == EndCause::Exited;
+    // Whoever was ended because its hook failed did not succeed, however it went.
+    let good = ended.exit_code == 0 && ended.cause == EndCause::Exited && !ended.failed_hook;
     let stays = if good { Verdict::Succeeded } else { Verdict::Failed };
     let ruled = match decider(spec, ended) {
         Decider::Rule(index) => spec.restart.rules.get(index),

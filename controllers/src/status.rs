@@ -160,8 +160,15 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
         ProcessState::Unknown { why } => return Told::unknown(format!("its process cannot be told: {why}")),
         ProcessState::Running { pid, started_at, stopping, .. } => {
             let state = StateRunning { started_at: Time(*started_at), pid: *pid };
+            let hooked = record.launch.as_ref().is_some_and(|launch| launch.post_start_due);
             let ready = if stopping.is_some() || declared.terminating {
                 (ConditionStatus::False, Reason::Stopping, "it is being stopped".to_owned())
+            } else if let Some(failed) = &record.failed_hook {
+                let message = format!("its postStart hook failed: {}", failed.message);
+                (ConditionStatus::False, Reason::PostStartHookError, message)
+            } else if hooked {
+                let message = "its postStart hook has not ended yet".to_owned();
+                (ConditionStatus::False, Reason::ContainerCreating, message)
             } else {
                 (ConditionStatus::True, Reason::Running, behind(input, record, now))
             };

@@ -94,6 +94,7 @@ struct World {
     pulls: BTreeMap<Uid, ImageState>,
     asked: BTreeMap<Uid, stower_crds::Generation>,
     updated: BTreeMap<Uid, stower_crds::Generation>,
+    hooks: BTreeMap<Uid, PostStart>,
     blind: BTreeSet<Uid>,
     full: bool,
     // Bookkeeping.
@@ -113,7 +114,7 @@ fn key(index: usize) -> ObjectKey {
 
 fn object(index: usize, variant: Variant) -> Arc<Object> {
     let policy = ["Always", "OnFailure", "UnlessStopped", "Never"][usize::from(variant.policy % 4)];
-    let value = serde_json::json!({
+    let mut value = serde_json::json!({
         "apiVersion": "stower.dev/v1alpha1",
         "kind": "Container",
         "metadata": {"name": format!("c{index}"), "namespace": "default"},
@@ -124,6 +125,10 @@ fn object(index: usize, variant: Variant) -> Arc<Object> {
             "restartPolicy": policy,
         }
     });
+    if variant.arg % 2 == 1 {
+        let sleep = serde_json::json!({"sleep": {"seconds": 1}});
+        value["spec"]["lifecycle"] = serde_json::json!({"postStart": sleep, "preStop": sleep});
+    }
     Arc::new(stower_crds::read_accepted(value).expect("a sound object"))
 }
 
@@ -151,6 +156,7 @@ impl World {
             pulls: BTreeMap::new(),
             asked: BTreeMap::new(),
             updated: BTreeMap::new(),
+            hooks: BTreeMap::new(),
             blind: BTreeSet::new(),
             full: false,
             fail: 0,
@@ -270,11 +276,12 @@ impl World {
                     in_flight: self
                         .queue
                         .iter()
-                        .find(|action| action.uid == *uid)
+                        .filter(|action| action.uid == *uid)
                         .map(|action| action.act.kind())
-                        .filter(|kind| *kind != ActionKind::PullImage),
+                        .find(|kind| !matches!(kind, ActionKind::PullImage | ActionKind::PostStart)),
                     failure: self.failures.get(uid).cloned(),
                     updated: self.updated.get(uid).copied(),
+                    post_start: self.hooks.get(uid).cloned(),
                     files_written: None,
                 },
             );
@@ -324,8 +331,12 @@ impl World {
                 assert!(!self.held.contains_key(&action.uid), "{action}, but it is held");
             }
             // A stop that supersedes a start in flight takes its place.
-            self.queue
-                .retain(|queued| queued.uid != action.uid || queued.act.kind() == ActionKind::PullImage);
+            let aside = |kind| matches!(kind, ActionKind::PullImage | ActionKind::PostStart);
+            self.queue.retain(|queued| queued.uid != action.uid || aside(queued.act.kind()));
+            if let Act::PostStart { run, .. } = &action.act {
+                let hook = PostStart { run: *run, state: HookState::Running };
+                self.hooks.insert(action.uid.clone(), hook);
+            }
             self.queue.push(action.clone());
         }
         plan
@@ -335,6 +346,15 @@ impl World {
         self.effects += 1;
         let uid = &action.uid;
         let kind = action.act.kind();
+        if let Act::PostStart { run, .. } = &action.act {
+            let state = match self.fail {
+                0 => HookState::Succeeded,
+                _ => HookState::Failed("exit code 1".into()),
+            };
+            self.fail = self.fail.saturating_sub(1);
+            self.hooks.insert(uid.clone(), PostStart { run: *run, state });
+            return;
+        }
         if self.fail > 0 && kind != ActionKind::Forget {
             self.fail -= 1;
             let now = self.now();
@@ -418,9 +438,10 @@ impl World {
                     stopping: None,
                 });
             }
-            Act::Stop { grace, .. } => {
+            Act::Stop { grace, pre_stop, .. } => {
+                let more = pre_stop.as_ref().map_or(Duration::ZERO, |_| HOOK_EXTENSION);
                 if let Some(process) = machine.process.as_mut() {
-                    process.stopping = Some(Stopping { deadline: now.mono.plus(*grace) });
+                    process.stopping = Some(Stopping { deadline: now.mono.plus(*grace).plus(more) });
                 }
             }
             Act::Kill => {
@@ -559,6 +580,7 @@ impl World {
         self.pulls.clear();
         self.asked.clear();
         self.updated.clear();
+        self.hooks.clear();
     }
 
     /// Lets the world come to rest; panics when it does not.
@@ -582,7 +604,7 @@ impl World {
             // Shims need time to end what they were told to end.
             self.pass(
                 if self.machines.values().any(|m| m.process.as_ref().is_some_and(|p| p.stopping.is_some())) {
-                    31_000
+                    33_000
                 } else {
                     1
                 },

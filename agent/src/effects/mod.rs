@@ -17,15 +17,17 @@ use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter
 use stower_storage::{DriverError, Reference, SnapshotError, SnapshotKey, Storage, Volumes};
 use tokio::sync::mpsc;
 
-use crate::{config::Config, disk::Keeper, metrics::Metrics, paths::Paths, time};
+use crate::{config::Config, disk::Keeper, metrics::Metrics, paths::Paths};
 
 mod devices;
 pub(crate) mod files;
+mod hook;
 mod message;
 pub(crate) mod observe;
 mod pull;
 mod spec;
 mod start;
+mod stop;
 mod stores;
 mod values;
 mod volumes;
@@ -52,6 +54,8 @@ pub(crate) enum Done {
     Started { run: Run, process: ProcessState, files: WrittenFiles, limit: Option<LayerLimit> },
     /// The shim was told to end the process, which may take until then.
     Stopping { run: Run, stopping: Stopping },
+    /// A `postStart` hook ended.
+    Hooked { run: Run, outcome: Result<(), String> },
     /// The cgroup is as it says.
     Killed { cgroup: CgroupState },
     /// The limits are set, as far as they can be; that of the writable layer is this.
@@ -73,6 +77,8 @@ pub(crate) enum Done {
 pub(crate) enum Told {
     /// An effect ended.
     Done { uid: Uid, action: ActionKind, took: Duration, done: Done },
+    /// A `preStop` hook failed; the stop goes on.
+    PreStopFailed { uid: Uid, run: Run, message: String },
     /// A shim ended: its run is over, one way or another.
     Ended { uid: Uid, run: Run, process: ProcessState, cgroup: CgroupState },
 }
@@ -87,6 +93,8 @@ pub(crate) struct Effects {
     pub(crate) programs: Programs,
     filters: Mutex<HashMap<u64, Filter>>,
     starting: Mutex<HashSet<Uid>>,
+    /// Runs whose `preStop` hook is under way.
+    hooks: Mutex<HashSet<(Uid, Run)>>,
     pub(crate) paths: Paths,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
@@ -110,6 +118,7 @@ impl Effects {
     ) -> Arc<Self> {
         let paths = config.paths.clone();
         let (shims, filters, starting) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let hooks = Mutex::default();
         Arc::new(Self {
             storage,
             volumes,
@@ -118,6 +127,7 @@ impl Effects {
             programs,
             filters,
             starting,
+            hooks,
             paths,
             config,
             metrics,
@@ -141,7 +151,10 @@ impl Effects {
         tokio::spawn(async move {
             let (uid, deadline) = (action.uid.clone(), deadline(kind));
             let run = match &action.act {
-                Act::Start { run, .. } | Act::Stop { run, .. } | Act::Update { run, .. } => Some(*run),
+                Act::Start { run, .. }
+                | Act::Stop { run, .. }
+                | Act::PostStart { run, .. }
+                | Act::Update { run, .. } => Some(*run),
                 _ => None,
             };
             let done = match tokio::time::timeout(deadline, Arc::clone(&effects).execute(action)).await {
@@ -178,7 +191,11 @@ impl Effects {
         let Action { uid, key, act, .. } = action;
         match act {
             Act::PullImage { reference, digest, .. } => pull::pull(&self, &reference, digest.as_ref()).await,
-            Act::Stop { run, signal, grace } => blocking(move || self.stop(&uid, run, signal, grace)).await,
+            Act::Stop { run, signal, grace, pre_stop } => {
+                let stop = stop::Stop { uid, run, signal, grace, pre_stop };
+                blocking(move || self.stop(&stop)).await
+            }
+            Act::PostStart { run, spec } => self.post_start(&uid, run, &spec).await,
             Act::Kill => blocking(move || self.kill(&uid)).await,
             Act::Update { run, spec, .. } => blocking(move || self.update(&uid, run, &spec)).await,
             Act::Refresh { files, .. } => blocking(move || self.refresh(&uid, files)).await,
@@ -251,24 +268,6 @@ impl Effects {
             Some(false) if self.cgroups.exists(uid.as_str()) => CgroupState::Empty,
             Some(false) => CgroupState::Absent,
             None => CgroupState::Unknown,
-        }
-    }
-
-    fn stop(&self, uid: &Uid, run: Run, signal: Option<stower_crds::Signal>, grace: Duration) -> Done {
-        let shim = self.shims().get(uid).cloned();
-        let Some(shim) = shim else {
-            // The loop hears of the end from the watcher, or sees a lost shim.
-            return Done::Stopping { run, stopping: Stopping { deadline: time::now_mono() } };
-        };
-        let signal = signal.unwrap_or(stower_crds::Signal::TERM).number();
-        match shim.stop(u32::try_from(signal).unwrap_or(15), grace) {
-            Ok(_) => Done::Stopping { run, stopping: Stopping { deadline: time::now_mono().plus(grace) } },
-            Err(error) => Done::Failed {
-                run: Some(run),
-                reason: FailureReason::KillContainerError,
-                message: chain(&error),
-                cgroup: self.cgroup(uid),
-            },
         }
     }
 
@@ -441,6 +440,7 @@ fn deadline(kind: ActionKind) -> Duration {
         ActionKind::Kill => KILL_DEADLINE + Duration::from_secs(5),
         ActionKind::Teardown | ActionKind::RemoveStores => TEARDOWN_DEADLINE,
         ActionKind::MakeStores => FILL_DEADLINE,
+        ActionKind::PostStart => hook::POST_START_DEADLINE + Duration::from_secs(10),
         _ => Duration::from_secs(30),
     }
 }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use stower_controllers::{
-    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FailureReason, FilesState, ImageState,
-    Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, ProcessState, Record, RecordState, Records,
+    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FailureReason, FilesState, HookState,
+    ImageState,
+    Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, PostStart, ProcessState, Record, RecordState, Records,
     RootfsState, plan, plan_some,
 };
 use stower_crds::{ContainerStatus, Uid};
@@ -80,8 +81,6 @@ pub(crate) struct Engine {
     image_answer: Option<images::Answer>,
     /// Failed pulls in a row.
     pull_attempts: HashMap<Uid, u32>,
-    /// Grace periods that a person asked for, for the next stop.
-    graces: HashMap<Uid, Duration>,
 }
 
 impl Engine {
@@ -134,7 +133,6 @@ impl Engine {
             queued: BTreeSet::new(),
             image_answer: None,
             pull_attempts: HashMap::new(),
-            graces: HashMap::new(),
         })
     }
 
@@ -304,9 +302,6 @@ impl Engine {
     }
 
     fn begin(&mut self, mut action: Action) {
-        if let (Act::Stop { grace, .. }, Some(asked)) = (&mut action.act, self.graces.remove(&action.uid)) {
-            *grace = asked;
-        }
         if let Act::Stop { signal: signal @ None, .. } = &mut action.act {
             // The spec says nothing, so the image's word counts.
             *signal = self.image_stop_signal(&action.uid);
@@ -320,10 +315,13 @@ impl Engine {
         match &action.act {
             Act::Forget => return self.forget(&uid),
             Act::PullImage { .. } => seen.image.state = ImageState::Pulling,
+            Act::PostStart { run, .. } => {
+                seen.post_start = Some(PostStart { run: *run, state: HookState::Running });
+            }
             _ => {}
         }
-        // A pull stands in nobody's way; that it goes on is told by the image's state.
-        let superseded = if kind == ActionKind::PullImage { None } else { seen.in_flight.replace(kind) };
+        // These two stand in nobody's way; that they go on is told by what is seen.
+        let superseded = if stands_aside(kind) { None } else { seen.in_flight.replace(kind) };
         if kind == ActionKind::Stop && superseded == Some(ActionKind::Start) {
             // The start is let end first; what it leaves is then stopped.
             return;
@@ -377,6 +375,10 @@ impl Engine {
                 }
                 self.dirty.insert(uid);
             }
+            Told::PreStopFailed { uid, run, message } => {
+                tracing::warn!(%uid, %run, message, "a preStop hook failed");
+                self.failed_event(&uid, "FailedPreStopHook", format!("PreStopHook failed: {message}"));
+            }
             Told::Done { uid, action, took, done } => {
                 self.running.remove(&(uid.clone(), action));
                 self.done(&uid, action, took, done);
@@ -389,8 +391,14 @@ impl Engine {
     fn done(&mut self, uid: &Uid, action: ActionKind, took: Duration, done: Done) {
         let now = time::now(&self.boot_id);
         let Some(done) = self.store_done(uid, action, took, done, &now) else { return };
-        let pulled = action == ActionKind::PullImage;
-        if pulled && !self.observed.containers.contains_key(uid) {
+        // A hook that did not end in time has failed, and nothing else has.
+        let done = match done {
+            Done::Failed { run: Some(run), message, .. } if action == ActionKind::PostStart => {
+                Done::Hooked { run, outcome: Err(message) }
+            }
+            done => done,
+        };
+        if stands_aside(action) && !self.observed.containers.contains_key(uid) {
             // It was removed meanwhile.
             return;
         }
@@ -400,7 +408,7 @@ impl Engine {
             .and_then(|record| record.launch.as_ref())
             .and_then(|launch| launch.image.clone());
         let seen = self.observed.containers.entry(uid.clone()).or_default();
-        if !pulled {
+        if !stands_aside(action) {
             seen.in_flight = None;
         }
         let succeeded = !matches!(done, Done::Failed { .. } | Done::PullFailed { .. });
@@ -432,6 +440,16 @@ impl Engine {
                     && *known == run
                 {
                     *stopping = Some(deadline);
+                }
+            }
+            Done::Hooked { run, outcome } => {
+                let state = outcome.map_or_else(HookState::Failed, |()| HookState::Succeeded);
+                if let HookState::Failed(message) = &state {
+                    let message = format!("PostStartHook failed: {message}");
+                    seen.post_start = Some(PostStart { run, state: state.clone() });
+                    self.failed_event(uid, "FailedPostStartHook", message);
+                } else {
+                    seen.post_start = Some(PostStart { run, state });
                 }
             }
             Done::Killed { cgroup } => {
@@ -485,6 +503,11 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("desired", &self.desired.len()).finish_non_exhaustive()
     }
+}
+
+/// Whether an action goes on beside others of its object.
+fn stands_aside(kind: ActionKind) -> bool {
+    matches!(kind, ActionKind::PullImage | ActionKind::PostStart)
 }
 
 /// What is not looked at yet.

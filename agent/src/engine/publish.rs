@@ -241,7 +241,7 @@ impl Engine {
     pub(super) fn event_of(&self, action: &Action) {
         let reason = match &action.act {
             Act::PullImage { .. } => "Pulling",
-            Act::Start { .. } => return,
+            Act::Start { .. } | Act::PostStart { .. } => return,
             Act::Stop { .. } | Act::Kill => "Killing",
             Act::Update { .. } | Act::Refresh { .. } => "Updated",
             Act::MakeStores { image: Some(_), .. } => "Filling",

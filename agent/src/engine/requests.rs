@@ -170,9 +170,7 @@ impl Engine {
                 grace
             }
         };
-        if let Some(grace) = grace {
-            self.graces.insert(uid.clone(), grace);
-        }
+        record.asked_grace_ms = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
         self.remember(uid.clone(), record);
         self.dirty.insert(uid);
         Ok(())

@@ -333,7 +333,8 @@ fn a_replacement_begins_new_storage_even_after_failed_starts() {
         Act::Stop {
             run: Run(1),
             signal: Some("SIGINT".parse::<Signal>().unwrap()),
-            grace: Duration::from_secs(3)
+            grace: Duration::from_secs(3),
+            pre_stop: None,
         }
     );
     scene.observed.process = ProcessState::Exited { run: Run(1), exit: exit(143, 500) };

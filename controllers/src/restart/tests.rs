@@ -21,6 +21,7 @@ fn ended(code: i32) -> Ended {
         started_at: Some(started_at()),
         finished_at: exit.finished_at,
         asked: false,
+        failed_hook: false,
     }
 }
 

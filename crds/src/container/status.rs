@@ -263,6 +263,8 @@ open_names! {
         CreateContainerError,
         /// The program could not be started.
         RunContainerError,
+        /// Its `postStart` hook failed, so it is ended.
+        PostStartHookError,
         /// Something it needs is not there.
         DependencyMissing,
         /// Something it needs is on another node.
