@@ -762,7 +762,15 @@ fn end(machine: &mut Machine, code: i32, now: &Now) {
     let (run, started_at, _) = machine.running.take().expect("a process to end");
     machine.mounts.clear();
     let finished_at = now.wall;
-    let exit = Exit { code, signal: None, oom_killed: false, started_at, finished_at, ran_for: None, last_words: LastWords::default() };
+    let exit = Exit {
+        code,
+        signal: None,
+        oom_killed: false,
+        started_at,
+        finished_at,
+        ran_for: None,
+        last_words: LastWords::default(),
+    };
     machine.exit = Some((run, exit));
 }
 

@@ -22,6 +22,7 @@ pub mod dm;
 pub mod footprint;
 pub mod http;
 pub mod image;
+pub mod kills;
 pub mod log_writes;
 pub mod node;
 pub mod powercut;

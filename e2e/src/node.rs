@@ -187,6 +187,11 @@ impl TestNode {
         Ok(true)
     }
 
+    /// Starts the agent and waits for nothing.
+    pub fn spawn_agent(&self) -> Result<()> {
+        self.spawn(&mut self.agent_command()).map(drop)
+    }
+
     fn spawn(&self, command: &mut Command) -> Result<u32> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child = command.stdout(log.try_clone()?).stderr(log).spawn().context("start the agent")?;

@@ -113,7 +113,8 @@ impl Effects {
                 None => Ok(()),
             };
             if let Err(message) = outcome {
-                let _ = effects.told.send(Told::PreStopFailed { uid: stop.uid.clone(), run: stop.run, message });
+                let _ =
+                    effects.told.send(Told::PreStopFailed { uid: stop.uid.clone(), run: stop.run, message });
             }
             failpoint("stop.hooked");
             let rest = until.saturating_duration_since(Instant::now()).max(HOOK_EXTENSION);

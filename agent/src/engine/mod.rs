@@ -11,9 +11,8 @@ use std::{
 
 use stower_controllers::{
     Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FailureReason, FilesState, HookState,
-    ImageState,
-    Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, PostStart, ProcessState, Record, RecordState, Records,
-    RootfsState, plan, plan_some,
+    ImageState, Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, PostStart, ProcessState, Record,
+    RecordState, Records, RootfsState, plan, plan_some,
 };
 use stower_crds::{ContainerStatus, Uid};
 use tokio::sync::mpsc;

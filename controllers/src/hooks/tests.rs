@@ -61,7 +61,10 @@ fn a_start_with_a_hook_makes_it_due_and_the_run_has_it_once() {
     seen(&mut scene, HookState::Running);
     assert_eq!(scene.take(), Plan::default(), "it is under way");
     let (reason, message) = ready(&scene);
-    assert_eq!((reason.as_str(), message.as_str()), ("False ContainerCreating", "its postStart hook has not ended yet"));
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        ("False ContainerCreating", "its postStart hook has not ended yet")
+    );
     seen(&mut scene, HookState::Succeeded);
     assert!(scene.take().actions.is_empty());
     assert!(!scene.record().launch.as_ref().unwrap().post_start_due);
@@ -112,7 +115,9 @@ fn a_hook_that_failed_ends_the_run_which_has_failed() {
         scene.now = at(11_000);
         let expected = match policy {
             "Never" => "nothing to do".to_owned(),
-            _ => format!("restart Container default/web: restartPolicy {policy} after its postStart hook failed (exit code 0)"),
+            _ => format!(
+                "restart Container default/web: restartPolicy {policy} after its postStart hook failed (exit code 0)"
+            ),
         };
         assert_eq!(scene.says(), expected);
     }
@@ -124,7 +129,11 @@ fn a_stop_has_its_hook_unless_there_is_no_time_for_it() {
     seen(&mut scene, HookState::Running);
     let now = at(9_000);
     scene.record().stop("root", &now);
-    assert_eq!(scene.take().actions[0].act, stop(&scene.declared.spec, 20), "a hook that hangs holds up no stop");
+    assert_eq!(
+        scene.take().actions[0].act,
+        stop(&scene.declared.spec, 20),
+        "a hook that hangs holds up no stop"
+    );
     // What is told by the shim is not asked for again, though it lasts longer than the grace period.
     let told = |scene: &mut Scene, seconds: u64| {
         let deadline = at(10_000).mono.plus(Duration::from_secs(seconds));
@@ -139,13 +148,16 @@ fn a_stop_has_its_hook_unless_there_is_no_time_for_it() {
     scene.record().asked_grace_ms = Some(5_000);
     assert_eq!(scene.take().actions[0].act, stop(&scene.declared.spec, 5));
     scene.record().asked_grace_ms = Some(0);
-    let Act::Stop { pre_stop: None, grace: Duration::ZERO, .. } = scene.take().actions[0].act else { panic!() };
+    let Act::Stop { pre_stop: None, grace: Duration::ZERO, .. } = scene.take().actions[0].act else {
+        panic!()
+    };
 }
 
 /// A longer one too: what somebody asked for is not shortened by the spec.
 #[test]
 fn a_grace_period_that_was_asked_for_counts_to_the_end_of_the_run() {
-    let mut scene = Scene::running().with(|s| s.declared.spec = spec(json!({"terminationGracePeriodSeconds": 1})));
+    let mut scene =
+        Scene::running().with(|s| s.declared.spec = spec(json!({"terminationGracePeriodSeconds": 1})));
     let now = at(9_000);
     scene.record().stop("root", &now);
     scene.record().asked_grace_ms = Some(60_000);

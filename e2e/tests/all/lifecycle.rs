@@ -46,7 +46,11 @@ fn the_last_message_is_told_as_in_a_pod() -> Result<()> {
                 "id -u > /dev/termination-log; exit 1",
                 "  securityContext: {runAsUser: 1234, readOnlyRootFilesystem: true}\n",
             ),
-            ("long", "head -c 9000 /dev/zero | tr '\\0' x > /dev/termination-log; echo end >> /dev/termination-log", ""),
+            (
+                "long",
+                "head -c 9000 /dev/zero | tr '\\0' x > /dev/termination-log; echo end >> /dev/termination-log",
+                "",
+            ),
             ("silent", "echo to the log; exit 1", ""),
         ],
     )?;
@@ -102,7 +106,12 @@ fn each_run_has_a_message_of_its_own_and_a_hostile_one_is_harmless() -> Result<(
                    printf '\\377\\033[2Jend' >> termination-log; exit 1";
     let items = ends(&node, &[("hostile", hostile, "")])?;
     let said = message_of(&items[0]);
-    ensure!(said.len() <= 4096 && said.ends_with("end"), "{} bytes: {:?}", said.len(), &said[said.len().saturating_sub(20)..]);
+    ensure!(
+        said.len() <= 4096 && said.ends_with("end"),
+        "{} bytes: {:?}",
+        said.len(),
+        &said[said.len().saturating_sub(20)..]
+    );
     let shown = node.ok(["describe", "container", "hostile"])?;
     ensure!(!shown.contains('\u{1b}'), "control characters reach the terminal");
     // Gone with its container.

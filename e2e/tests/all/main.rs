@@ -17,6 +17,7 @@ mod holds;
 mod images;
 mod inline;
 mod isolation;
+mod kills;
 mod kinds;
 mod lifecycle;
 mod limits;

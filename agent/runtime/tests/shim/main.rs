@@ -116,7 +116,10 @@ fn a_signal_that_waits_is_sent_at_once_when_told() {
 
 #[test]
 fn a_signal_that_was_sent_does_not_wait_again() {
-    let mut shim = Shim::start("trap 'echo term' TERM; echo up; while :; do read x < /dev/ptmx; done", &Options::default());
+    let mut shim = Shim::start(
+        "trap 'echo term' TERM; echo up; while :; do read x < /dev/ptmx; done",
+        &Options::default(),
+    );
     shim.wait_for_line("up");
     let hour = Duration::from_secs(3600);
     shim.stop(15, hour);

@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask demo | test | fuzz | vm | powercut | oci | bench`.
+//! The project's own commands: `cargo xtask demo | test | fuzz | kills | vm | powercut | oci | bench`.
 
 mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod kills;
 mod oci;
 mod powercut;
 mod stats;
@@ -18,6 +19,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
   test              install what the tests need, then run every check and every test
   fuzz [SECONDS]    give hostile bytes to the storage, for so long to each target (60)
+  kills [--n COUNT] [--seed N]
+                    kill the agent COUNT times (1000) while containers come and go, and count what is left
   vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
   powercut [--n COUNT] [--driver NAME] [--seed N]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
@@ -47,6 +50,7 @@ fn run(args: &[&str]) -> Result<()> {
             Ok(seconds) => fuzz::run(seconds),
             Err(_) => bail!("{USAGE}"),
         },
+        ["kills", rest @ ..] => kills::run(rest),
         ["vm"] => vm::run(None),
         ["vm", "--test", name] => vm::run(Some(name)),
         ["powercut", rest @ ..] => powercut::run(rest),
