@@ -24,6 +24,7 @@ mod journal;
 mod memory;
 mod metrics;
 pub mod node;
+mod notify;
 mod paths;
 pub mod rootfs;
 pub mod run;

@@ -99,6 +99,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     let keeping = tokio::spawn(disk.run(Arc::clone(&node)));
+    let notify = crate::notify::Notify::from_env();
+    let notifying = tokio::spawn(notify.clone().run(node));
     let inputs = Inputs { told: effects_told, asked, changed };
     tokio::select! {
         () = engine.run(inputs) => bail!("the reconcile loop ended"),
@@ -109,6 +111,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         },
         () = told_to_end() => {}
     }
+    notify.stopping();
+    notifying.abort();
     dumps.abort();
     rescans.abort();
     keeping.abort();

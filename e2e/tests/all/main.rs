@@ -24,6 +24,7 @@ mod limits;
 mod logs;
 mod observability;
 mod restarts;
+mod service;
 mod services;
 mod steady;
 mod support;

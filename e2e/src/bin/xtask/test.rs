@@ -9,7 +9,7 @@ use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -21,6 +21,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("mkfs.btrfs", "btrfs-progs"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Runs all steps, the later ones after a failure too, and fails if one did. The tests in virtual machines, which take long, are
