@@ -13,5 +13,19 @@ pub(crate) fn now_mono() -> Mono {
 
 /// All clocks at once.
 pub(crate) fn now(boot_id: &BootId) -> Now {
-    Now { mono: now_mono(), wall: jiff::Timestamp::now(), boot_id: boot_id.clone() }
+    Now { mono: now_mono(), wall: wall(), boot_id: boot_id.clone() }
+}
+
+/// The wall clock, for people. A test can set it for this agent alone, in a build that is no release: the file that
+/// `STOWER_WALL_OFFSET` names has the seconds that it is off.
+fn wall() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    #[cfg(debug_assertions)]
+    if let Some(path) = std::env::var_os("STOWER_WALL_OFFSET")
+        && let Ok(text) = std::fs::read_to_string(path)
+        && let Ok(seconds) = text.trim().parse()
+    {
+        return now.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
+    }
+    now
 }

@@ -389,13 +389,16 @@ impl Effects {
         if let Err(error) = self.cgroups.remove(uid.as_str()) {
             return failed(chain(&error));
         }
+        failpoint("teardown.cgroups");
         if let Err(error) = self.storage.snapshots().remove(&Self::snapshot(uid)) {
             return failed(chain(&error));
         }
+        failpoint("teardown.layer");
         let private = volumes::private_prefix(uid);
         if let Err(error) = private.and_then(|key| self.volumes.remove_all(&key).map_err(|e| chain(&e))) {
             return failed(error);
         }
+        failpoint("teardown.volumes");
         let dirs = [
             self.paths.container_run(uid.as_str()),
             self.paths.container_data(uid.as_str()),
@@ -407,6 +410,7 @@ impl Effects {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return failed(format!("cannot remove {}: {error}", dir.display())),
             }
+            failpoint("teardown.directory");
         }
         Done::TornDown
     }

@@ -120,7 +120,8 @@ fn story(doom: Doom) -> Result<usize> {
     let write = |story: &Story, name: &str, text: &str| story.node.write(name, text);
     let consumer = |value: &str| {
         let body = format!(
-            "  env: [{{name: V, value: '{value}'}}]\n  volumesFrom: [{{name: data-foo}}, {{name: data-bar}}]\n"
+            "  env: [{{name: V, value: '{value}'}}]\n  volumesFrom: [{{name: data-foo}}, {{name: data-bar}}]\n  \
+             lifecycle: {{postStart: {{sleep: {{seconds: 0}}}}, preStop: {{sleep: {{seconds: 0}}}}}}\n"
         );
         shell_of(&anonymous, "consumer", COUNT, &body)
     };
@@ -147,7 +148,8 @@ fn story(doom: Doom) -> Result<usize> {
     let pid = story.until_running(None)?;
     story.is_whole(pid, 1, 1)?;
 
-    story.node.ok(["stop", "consumer"])?;
+    // The agent may die of it before it has answered.
+    story.node.cli(["stop", "consumer", "--wait=false"])?;
     story.until("the consumer to stop", |node| {
         Ok(node.container("consumer")?.filter(|item| pid_of(item).is_none()).map(drop))
     })?;
@@ -234,6 +236,15 @@ at! {
     start_rootfs: "start.rootfs",
     start_cgroup: "start.cgroup",
     start_started: "start.started",
+    post_start_begun: "post_start.begun",
+    post_start_ended: "post_start.ended",
+    stop_decided: "stop.decided",
+    stop_told: "stop.told",
+    stop_hooked: "stop.hooked",
+    teardown_cgroups: "teardown.cgroups",
+    teardown_layer: "teardown.layer",
+    teardown_volumes: "teardown.volumes",
+    teardown_directory: "teardown.directory",
     make_store: "make.store",
     remove_store: "remove.store",
     volume_staged: "volume.staged",

@@ -21,6 +21,7 @@ mod kills;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod live;
 mod logs;
 mod observability;
 mod restarts;

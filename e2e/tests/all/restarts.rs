@@ -142,7 +142,7 @@ fn rules_decide_on_kills_for_lack_of_memory() -> Result<()> {
 }
 
 /// A boot id of the test's own, for an agent in a mount namespace of its own.
-fn rebootable(folder: &std::path::Path) -> Result<(TestNode, std::path::PathBuf)> {
+pub(crate) fn rebootable(folder: &std::path::Path) -> Result<(TestNode, std::path::PathBuf)> {
     let boot = folder.join("boot_id");
     std::fs::write(&boot, "11111111-1111-4111-8111-111111111111\n")?;
     let enter = format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", boot.display());

@@ -12,7 +12,9 @@ use crate::support::idle;
 #[test]
 fn the_unit_is_one_that_systemd_takes_and_leaves_containers_alone() -> Result<()> {
     let unit = fs::read_to_string(cargo::checkout().join("agent/systemd/stower.service"))?;
-    for line in ["KillMode=process", "Type=notify", "Slice=stower.slice", "Delegate=yes", "OOMScoreAdjust=-999"] {
+    for line in
+        ["KillMode=process", "Type=notify", "Slice=stower.slice", "Delegate=yes", "OOMScoreAdjust=-999"]
+    {
         ensure!(unit.lines().any(|it| it == line), "the unit has no {line}");
     }
     // systemd removes such a directory at the unit's end, and with it what containers that go on need.
@@ -51,7 +53,10 @@ fn a_service_manager_is_told_of_the_start_of_life_and_of_the_end() -> Result<()>
     node.write("stays.yaml", &idle("stays", "")?)?;
     let pid = node.wait_running("stays")?;
     let environment = fs::read(format!("/proc/{pid}/environ"))?;
-    ensure!(!environment.windows(13).any(|part| part == b"NOTIFY_SOCKET"), "a container has the agent's socket");
+    ensure!(
+        !environment.windows(13).any(|part| part == b"NOTIFY_SOCKET"),
+        "a container has the agent's socket"
+    );
     ensure!(node.terminate_agent()? == 0);
     let mut last = told()?;
     while last == "WATCHDOG=1" {
