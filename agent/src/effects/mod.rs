@@ -314,7 +314,10 @@ impl Effects {
     }
 
     fn update(&self, uid: &Uid, run: Run, spec: &stower_crds::ContainerSpec) -> Done {
-        let updated = self.cgroups.update(uid.as_str(), &start::limits(spec)).map_err(|error| chain(&error));
+        let limits = start::limits(spec);
+        let updated = self
+            .check_memory(uid, limits.memory_bytes)
+            .and_then(|()| self.cgroups.replace(uid.as_str(), &limits).map_err(|error| chain(&error)));
         match updated.and_then(|()| self.resize(uid, start::layer_limit(spec))) {
             Ok(()) => Done::Updated { limit: self.limit(uid) },
             Err(message) => Done::Failed {
@@ -323,6 +326,20 @@ impl Effects {
                 message,
                 cgroup: self.cgroup(uid),
             },
+        }
+    }
+
+    /// Whether memory may be limited to so much. Below what is in use, version 2 of cgroups would have the kernel kill.
+    fn check_memory(&self, uid: &Uid, limit: Option<u64>) -> Result<(), String> {
+        let used = self.cgroups.stats(uid.as_str()).memory_working_set_bytes;
+        match (limit, used) {
+            (Some(limit), Some(used)) if limit < used => Err(format!(
+                "resources.limits.memory: {} is less than the {} in use; it is tried again, or restart the container (`stower \
+                 restart`) to begin with it",
+                stower_crds::Quantity::from_bytes(limit),
+                stower_crds::Quantity::from_bytes(used)
+            )),
+            _ => Ok(()),
         }
     }
 

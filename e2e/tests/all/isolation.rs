@@ -130,40 +130,6 @@ fn too_much_memory_is_oom_killed_and_said_so() -> Result<()> {
 }
 
 #[test]
-fn limits_are_set_and_change_in_place() -> Result<()> {
-    let node = TestNode::start()?;
-    let body = |mib: u32| format!("  resources: {{limits: {{memory: {mib}Mi, cpu: 500m}}}}\n");
-    node.write("a.yaml", &idle("a", &body(64))?)?;
-    let pid = node.wait_running("a")?;
-    let limit = |pid: u32| -> Result<u64> {
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let path = |controller: &str| {
-            groups.lines().find_map(|line| {
-                let mut parts = line.splitn(3, ':');
-                (parts.nth(1)? == controller).then(|| parts.next())?.map(str::to_owned)
-            })
-        };
-        let hierarchies = stower_e2e::teardown::hierarchies();
-        let at = |name: &str| hierarchies.iter().find(|mount| mount.ends_with(name));
-        let text = match (path("memory"), at("memory")) {
-            (Some(path), Some(mount)) => {
-                fs::read_to_string(mount.join(&path[1..]).join("memory.limit_in_bytes"))?
-            }
-            _ => {
-                let mount = hierarchies.last().context("no cgroup2")?;
-                fs::read_to_string(mount.join(&path("").context("no cgroup2 path")?[1..]).join("memory.max"))?
-            }
-        };
-        Ok(text.trim().parse()?)
-    };
-    ensure!(limit(pid)? == 64 << 20, "{}", limit(pid)?);
-    node.write("a.yaml", &idle("a", &body(128))?)?;
-    node.wait("the new limit", || Ok((limit(pid)? == 128 << 20).then_some(())))?;
-    ensure!(node.wait_running("a")? == pid, "a changed limit replaced the process");
-    Ok(())
-}
-
-#[test]
 fn pids_are_limited() -> Result<()> {
     let node = TestNode::start()?;
     let script = "for n in $(seq 60); do sleep 1000 & done; echo all were started";

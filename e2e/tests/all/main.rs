@@ -24,6 +24,7 @@ mod limits;
 mod live;
 mod logs;
 mod observability;
+mod resize;
 mod restarts;
 mod service;
 mod services;

@@ -10,8 +10,13 @@ use crate::error::CompileError;
 
 /// The period of processor quotas, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
+/// The share of a new group.
+const DEFAULT_SHARES: u64 = 1024;
 
-/// Limits of a container. `None` leaves a value as it is, which in a new group is "no limit".
+/// As a limit, what lifts one that is there.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// Limits of a container. `None` leaves a value as it is, which in a new group is "no limit"; [`UNLIMITED`] lifts it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Memory in bytes.
@@ -56,6 +61,18 @@ const DEFAULT_DEVICES: [&str; 10] = [
 ];
 
 impl Limits {
+    /// All of them: what is not limited is lifted, and shares are those of a new group. For a group that had others before.
+    #[must_use]
+    pub(super) fn whole(mut self) -> Self {
+        for limit in
+            [&mut self.memory_bytes, &mut self.memory_swap_bytes, &mut self.cpu_quota_us, &mut self.pids]
+        {
+            limit.get_or_insert(UNLIMITED);
+        }
+        self.cpu_shares.get_or_insert(DEFAULT_SHARES);
+        self
+    }
+
     /// The limits of a specification.
     ///
     /// # Errors
@@ -156,6 +173,11 @@ impl Limits {
     }
 }
 
+/// A limit as the kernel takes it.
+fn shown(limit: u64, unlimited: &str) -> String {
+    if limit == UNLIMITED { unlimited.to_owned() } else { limit.to_string() }
+}
+
 /// A weight from shares, by the formula all runtimes use: 2…262144 becomes 1…10000.
 pub(super) fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
@@ -187,7 +209,7 @@ pub(super) fn apply(groups: &Cgroups, uid: &str, limits: &Limits, new: bool) -> 
         if h.v2 { cpu_v2(&dir, limits) } else { cpu_v1(&dir, limits) }?;
     }
     if let (Some(h), Some(pids)) = (groups.with("pids"), limits.pids) {
-        write(&groups.group(h, uid).join("pids.max"), &pids.to_string())?;
+        write(&groups.group(h, uid).join("pids.max"), &shown(pids, "max"))?;
     }
     super::resources::apply(groups, uid, &limits.settings)?;
     if new {
@@ -215,7 +237,7 @@ fn memory_v1(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
     for _ in 0..2 {
         last = None;
         for (file, value) in &writes {
-            match write(&dir.join(file), &value.to_string()) {
+            match write(&dir.join(file), &shown(*value, "-1")) {
                 // A kernel that does not account swap has no such file, and no swap to limit.
                 Err(CgroupError::Io { source, .. })
                     if source.kind() == std::io::ErrorKind::NotFound && file.contains("memsw") => {}
@@ -236,11 +258,14 @@ fn memory_v1(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
 
 fn memory_v2(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
     if let Some(memory) = limits.memory_bytes {
-        write(&dir.join("memory.max"), &memory.to_string())?;
+        write(&dir.join("memory.max"), &shown(memory, "max"))?;
     }
     if let Some(both) = limits.memory_swap_bytes {
-        let swap = both.saturating_sub(limits.memory_bytes.unwrap_or(0));
-        match write(&dir.join("memory.swap.max"), &swap.to_string()) {
+        let swap = match both {
+            UNLIMITED => UNLIMITED,
+            both => both.saturating_sub(limits.memory_bytes.unwrap_or(0)),
+        };
+        match write(&dir.join("memory.swap.max"), &shown(swap, "max")) {
             Err(CgroupError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
             other => other?,
         }
@@ -258,7 +283,7 @@ fn cpu_v1(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
         if limits.cpu_period_us.is_some_and(|p| p != CPU_PERIOD_US) {
             write(&dir.join("cpu.cfs_period_us"), &period.to_string())?;
         }
-        write(&dir.join("cpu.cfs_quota_us"), &quota.to_string())?;
+        write(&dir.join("cpu.cfs_quota_us"), &shown(quota, "-1"))?;
     }
     Ok(())
 }
@@ -269,7 +294,7 @@ fn cpu_v2(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
     }
     if let Some(quota) = limits.cpu_quota_us {
         let period = limits.cpu_period_us.unwrap_or(CPU_PERIOD_US);
-        write(&dir.join("cpu.max"), &format!("{quota} {period}"))?;
+        write(&dir.join("cpu.max"), &format!("{} {period}", shown(quota, "max")))?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use thiserror::Error;
 pub use detect::Hierarchy;
 pub(crate) use inner::{Inner, kill_session, oom_kills_of};
 pub(crate) use kill::kill_join;
-pub use limits::{DeviceRule, Limits};
+pub use limits::{DeviceRule, Limits, UNLIMITED};
 pub use resources::{File, Setting};
 pub use stats::Stats;
 
@@ -286,6 +286,16 @@ impl Cgroups {
         check_name(uid)?;
         limits::check(self, limits)?;
         limits::apply(self, uid, limits, false)
+    }
+
+    /// Gives a running container just these limits: those that are not given are lifted.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub fn replace(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
+        check_name(uid)?;
+        limits::check(self, limits)?;
+        limits::apply(self, uid, &limits.clone().whole(), false)
     }
 
     /// The container's groups as they are, for one more process of it.
