@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use stower_controllers::Run;
 use stower_crds::{ContainerSpec, LifecycleHandler, Uid};
-use stower_runtime::ShimHandle;
+use stower_runtime::{ShimHandle, exec::ExecRequest};
 
 use super::{Done, Effects};
+
+/// Bytes of a program's output that are told.
+const MAX_OUTPUT: usize = 1024;
 
 /// The longest that a `postStart` hook may take; kubelet knows of no bound.
 pub(super) const POST_START_DEADLINE: Duration = Duration::from_secs(3600);
@@ -42,12 +45,50 @@ impl Effects {
                 tokio::time::sleep(Duration::from_secs(sleep.seconds.into())).await;
                 return Ok(());
             }
-            let _ = (shim, spec);
+            if let Some(exec) = &hook.exec {
+                return self.exec_hook(shim, &exec.command, left).await;
+            }
+            let _ = spec;
             Err("this handler is not built yet".to_owned())
         };
         match tokio::time::timeout(left, ran).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(format!("it did not end within {} s", left.as_secs())),
+            Err(_) => Err(late(left)),
         }
     }
+
+    /// Runs a program in the container. Its deadline is its keeper's too, so nothing of it is left after it.
+    async fn exec_hook(
+        &self,
+        shim: &Arc<ShimHandle>,
+        command: &[String],
+        left: Duration,
+    ) -> Result<(), String> {
+        let request = ExecRequest {
+            args: command.to_vec(),
+            deadline: Some(left),
+            starter: self.programs.starter.clone(),
+            ..ExecRequest::default()
+        };
+        let (runtime, shim) = (self.runtime.clone(), Arc::clone(shim));
+        let ran = tokio::task::spawn_blocking(move || runtime.exec_captured(&shim, request, MAX_OUTPUT));
+        let captured = match ran.await {
+            Ok(Ok(captured)) => captured,
+            Ok(Err(error)) => return Err(super::chain(&error)),
+            Err(error) => return Err(format!("the agent failed while it ran: {error}")),
+        };
+        let said = String::from_utf8_lossy(&captured.output);
+        let said = if said.trim().is_empty() { String::new() } else { format!(": {}", said.trim()) };
+        match captured.exit {
+            exit if exit.timed_out => Err(late(left) + &said),
+            exit if exit.code != 0 => {
+                Err(format!("command '{}' exited with {}{said}", command.join(" "), exit.code))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn late(left: Duration) -> String {
+    format!("it did not end within {} s", left.as_secs_f64().ceil())
 }

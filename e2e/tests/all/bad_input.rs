@@ -55,7 +55,7 @@ fn fields_that_are_not_built_yet_are_refused_by_name() -> Result<()> {
     let node = TestNode::builder().no_registry().build()?;
     for (field, body) in [
         ("spec.livenessProbe", "  livenessProbe: {exec: {command: [test]}}\n"),
-        ("spec.lifecycle", "  lifecycle: {preStop: {exec: {command: [stop]}}}\n"),
+        ("spec.lifecycle", "  lifecycle: {preStop: {httpGet: {port: 80}}}\n"),
         ("spec.readinessProbe", "  readinessProbe: {tcpSocket: {port: 80}}\n"),
         ("spec.tty", "  tty: true\n"),
     ] {

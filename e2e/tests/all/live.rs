@@ -2,6 +2,7 @@
 //! out again, another boot, clocks that are set, memory that runs out.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -39,7 +40,7 @@ fn is_held(item: &Value) -> bool {
 #[test]
 fn an_agent_dead_during_a_hook_leaves_no_stop_half_done() -> Result<()> {
     let node = TestNode::start()?;
-    node.write("polite.yaml", &polite(2, "{sleep: {seconds: 100000}}")?)?;
+    node.write("polite.yaml", &polite(2, "{sleep: {seconds: 80000}}")?)?;
     let pid = node.wait_running("polite")?;
     logs_say(&node, "polite", "set")?;
     node.ok(["stop", "polite", "--wait=false"])?;
@@ -66,7 +67,7 @@ fn a_hook_comes_before_the_signal_and_has_its_time() -> Result<()> {
     ensure!(end_of(&item)["exitCode"] == 5, "{}", item["status"]);
     ensure!(!node.ok(["events"])?.contains("FailedPreStopHook"));
 
-    node.write("polite.yaml", &polite(1, "{sleep: {seconds: 100000}}")?)?;
+    node.write("polite.yaml", &polite(1, "{sleep: {seconds: 80000}}")?)?;
     node.ok(["start", "polite"])?;
     node.wait_running("polite")?;
     logs_say(&node, "polite", "set")?;
@@ -75,6 +76,98 @@ fn a_hook_comes_before_the_signal_and_has_its_time() -> Result<()> {
     ensure!(end_of(&item)["exitCode"] == 5, "it was not asked: {}", item["status"]);
     let events = node.ok(["events"])?;
     ensure!(events.contains("FailedPreStopHook") && events.contains("did not end within 1 s"), "{events}");
+    Ok(())
+}
+
+/// A program runs in the container: after the start, before the stop, and what it says is told when it fails.
+#[test]
+fn hooks_run_programs_in_the_container() -> Result<()> {
+    let node = TestNode::start()?;
+    let out = node.folder().join("out");
+    fs::create_dir(&out)?;
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o777))?;
+    let said = || -> Result<Vec<String>> {
+        Ok(fs::read_to_string(out.join("said"))?.lines().map(str::to_owned).collect())
+    };
+    let body = format!(
+        "  lifecycle:\n    postStart: {{exec: {{command: [sh, -c, 'echo started >> /out/said; id -u >> /out/said']}}}}\n    \
+         preStop: {{exec: {{command: [sh, -c, 'echo stopping >> /out/said']}}}}\n  securityContext: {{runAsUser: 77}}\n  \
+         volumes: [{{name: out, hostPath: {{path: {}}}}}]\n  volumeMounts: [{{name: out, mountPath: /out}}]\n",
+        out.display()
+    );
+    let script = "trap 'echo asked >> /out/said; exit 5' TERM; echo set; while :; do sleep 0.05; done";
+    node.write("hooked.yaml", &shell("hooked", script, &body)?.replace("Seconds: 1", "Seconds: 60"))?;
+    let item = node.wait_container("hooked", "ready", |item| {
+        condition(item, "Ready").is_some_and(|ready| ready.0 == "True")
+    })?;
+    let pid = pid_of(&item).context("it does not run")?;
+    ensure!(said()? == ["started", "77"], "{:?}", said()?);
+    logs_say(&node, "hooked", "set")?;
+    // Another agent does not run it again.
+    node.restart_agent()?;
+    ensure!(node.wait_running("hooked")? == pid);
+    ensure!(node.ok(["plan"])?.contains("nothing to do"), "{}", node.ok(["plan"])?);
+    node.ok(["stop", "hooked"])?;
+    let item = node.wait_container("hooked", "held", is_held)?;
+    ensure!(end_of(&item)["exitCode"] == 5, "{}", item["status"]);
+    ensure!(said()? == ["started", "77", "stopping", "asked"], "{:?}", said()?);
+    Ok(())
+}
+
+#[test]
+fn a_post_start_hook_that_fails_ends_the_run_as_failed() -> Result<()> {
+    let node = TestNode::start()?;
+    let hook = "  lifecycle: {postStart: {exec: {command: [sh, -c, 'echo no such table; exit 3']}}}\n";
+    // It ends politely, with 0, which a policy of OnFailure would leave.
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let body = format!(
+        "{hook}  restartPolicy: OnFailure\n  restart: {{maxRetries: 1, backoff: {{initial: 10ms}}}}\n"
+    );
+    node.write("bad.yaml", &shell("bad", script, &body)?)?;
+    let item = node.wait_container("bad", "Failed", |item| item["status"]["phase"] == "Failed")?;
+    ensure!(restarts_of(&item) == 1, "{}", item["status"]);
+    let ready = item["status"]["conditions"].to_string();
+    ensure!(ready.contains("its postStart hook failed"), "{ready}");
+    let events = node.ok(["events"])?;
+    ensure!(events.contains("FailedPostStartHook") && events.contains("no such table"), "{events}");
+    Ok(())
+}
+
+/// The agent dies in the middle of either hook: the next one runs it again, and the times are those of the first.
+#[test]
+fn a_hook_whose_agent_died_runs_again() -> Result<()> {
+    let node = TestNode::start()?;
+    let once = |file: &str| {
+        format!("echo run >> /tmp/{file}; [ $(wc -l < /tmp/{file}) -ge 2 ] || exec sleep 1000000")
+    };
+    let hooks = format!(
+        "  lifecycle:\n    postStart: {{exec: {{command: [sh, -c, '{}']}}}}\n    preStop: {{exec: {{command: [sh, -c, '{}']}}}}\n",
+        once("start"),
+        once("stop")
+    );
+    let text = shell("hooked", POLITE, &hooks)?;
+    node.write("hooked.yaml", &text.replace("Seconds: 1", "Seconds: 300"))?;
+    let pid = node.wait_running("hooked")?;
+    let runs = |file: &str, count: usize| {
+        node.wait(&format!("run {count} of {file}"), || {
+            let text = fs::read_to_string(format!("/proc/{pid}/root/tmp/{file}"))?;
+            Ok((text.lines().count() == count).then_some(()))
+        })
+    };
+    runs("start", 1)?;
+    node.restart_agent()?;
+    runs("start", 2)?;
+    node.wait_container("hooked", "ready", |item| {
+        condition(item, "Ready").is_some_and(|ready| ready.0 == "True")
+    })?;
+    logs_say(&node, "hooked", "set")?;
+    node.ok(["stop", "hooked", "--wait=false"])?;
+    runs("stop", 1)?;
+    node.kill_agent()?;
+    ensure!(process::alive(pid), "it did not wait for its hook");
+    node.start_agent()?;
+    let item = node.wait_container("hooked", "held", is_held)?;
+    ensure!(end_of(&item)["exitCode"] == 5, "{}", item["status"]);
     Ok(())
 }
 
