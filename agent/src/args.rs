@@ -72,6 +72,8 @@ pub enum Command {
     Describe(DescribeArgs),
     /// Print what a container wrote
     Logs(LogsArgs),
+    /// Run a command in a container
+    Exec(ExecArgs),
     /// Show what a container has changed in its root filesystem
     Diff(DiffArgs),
     /// Make an image of what a container has changed
@@ -249,6 +251,37 @@ pub struct LogsArgs {
     /// At most this many bytes
     #[arg(long, value_name = "BYTES")]
     pub limit_bytes: Option<u64>,
+}
+
+/// `stower exec`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The command has the whole confinement of the container, and ends with this one unless it is detached from. The\nexit code is the command's; 126 when it could not be started, 127 when it was not found.\n\nExamples:\n  stower exec web -- ls -l /\n  stower exec -it web -- sh\n  stower exec -u postgres db -- psql -c 'select 1'\n  stower exec -i db -- psql < dump.sql"
+)]
+pub struct ExecArgs {
+    /// Pass standard input to the command
+    #[arg(short = 'i', long = "stdin", visible_alias = "interactive")]
+    pub stdin: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// As whom, as in `postgres`, `1000` or `1000:1000`; looked up in the container [default: its own user]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Where, an absolute path in the container [default: its own working directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// A variable for it, as NAME=value, or NAME for the one of here; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// The keys that leave the command running
+    #[arg(long, value_name = "KEYS", default_value = crate::cli::DETACH_KEYS)]
+    pub detach_keys: String,
+    /// The container, as NAME or container/NAME
+    pub name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// `stower diff`.

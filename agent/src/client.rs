@@ -221,6 +221,28 @@ impl Client {
         Ok(Stream { body: response.into_body(), buffer: Vec::new(), client: self.clone() })
     }
 
+    /// Asks for something that is talked over channels ([`crate::channels`]): the bare connection, and what was read of it
+    /// already.
+    ///
+    /// # Errors
+    /// When the agent does not answer, or refuses.
+    pub async fn upgrade(&self, path: &str) -> Result<(UnixStream, Vec<u8>), ClientError> {
+        let response = self.exchange(Method::POST, path, None, true);
+        let response = tokio::time::timeout(ANSWER_DEADLINE, response)
+            .await
+            .map_err(|_| self.broken(format!("no answer within {} s", ANSWER_DEADLINE.as_secs())))??;
+        let code = response.status();
+        if code != StatusCode::SWITCHING_PROTOCOLS {
+            let bytes = self.read(response).await?;
+            return Err(ClientError::Status(Status::read(code.as_u16(), &bytes)));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| self.broken(describe(&error)))?;
+        let parts = upgraded
+            .downcast::<TokioIo<UnixStream>>()
+            .map_err(|_| self.broken("the connection cannot be taken over".to_owned()))?;
+        Ok((parts.io.into_inner(), parts.read_buf.to_vec()))
+    }
+
     async fn read(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
         Ok(body.collect().await.map_err(|error| self.broken(error.to_string()))?.to_bytes())
@@ -233,7 +255,7 @@ impl Client {
         content: Option<Content>,
         deadline: Option<Duration>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let answer = self.exchange(method, path, content);
+        let answer = self.exchange(method, path, content, false);
         let response = match deadline {
             None => answer.await?,
             Some(limit) => tokio::time::timeout(limit, answer)
@@ -253,6 +275,7 @@ impl Client {
         method: Method,
         path: &str,
         content: Option<Content>,
+        upgrade: bool,
     ) -> Result<Response<Incoming>, ClientError> {
         let stream = connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
@@ -265,13 +288,18 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(describe(&error)))?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "stower")
             .header(header::ACCEPT, "application/json, text/plain, */*")
             .header(header::USER_AGENT, concat!("stower/", env!("CARGO_PKG_VERSION")));
+        if upgrade {
+            request = request
+                .header(header::CONNECTION, "Upgrade")
+                .header(header::UPGRADE, crate::channels::PROTOCOL);
+        }
         let body = content.map_or_else(Bytes::new, |content| {
             if let Some(headers) = request.headers_mut() {
                 headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content.media_type));

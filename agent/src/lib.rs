@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod args;
+pub mod channels;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod disk;
 mod effects;
 mod engine;
 pub mod events;
+pub mod exec;
 mod journal;
 mod memory;
 mod metrics;

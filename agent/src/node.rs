@@ -16,6 +16,7 @@ use crate::{
     disk::{DiskUsage, Keeper, NodeView, PruneOptions, Pruned, PrunedItem},
     effects::chain,
     events::{EventLog, EventView},
+    exec::Execs,
     journal::Syncer,
     metrics::Metrics,
     paths::Paths,
@@ -310,6 +311,8 @@ pub struct Node {
     pub(crate) paths: Paths,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) syncer: Syncer,
+    /// What runs commands in containers.
+    pub(crate) execs: Execs,
 }
 
 /// The reconcile loop, as others see it.
@@ -338,6 +341,7 @@ impl Node {
         disk: Arc<Keeper>,
         resource_version: u64,
         reconcile: Loop,
+        execs: Execs,
     ) -> Self {
         let Loop { requests, syncer } = reconcile;
         let view = View {
@@ -361,6 +365,7 @@ impl Node {
             paths,
             requests,
             syncer,
+            execs,
         }
     }
 

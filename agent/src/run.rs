@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     effects::{Effects, files},
     engine::{Engine, Inputs},
+    exec::Execs,
     journal::Syncer,
     node::{Loop, Node},
     source::dir,
@@ -60,6 +61,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         metrics.disk.clone(),
     );
     let (told, effects_told) = mpsc::unbounded_channel();
+    let execs = Execs::new(runtime.clone(), programs.starter.clone());
     let effects = Effects::new(
         storage.clone(),
         Arc::clone(&volumes),
@@ -75,8 +77,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let version = first_version(&paths.data)?;
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
     let reconcile = Loop { requests, syncer: syncer.clone() };
-    let node =
-        Node::new(storage, volumes, cgroups, paths.clone(), metrics, Arc::clone(&disk), version, reconcile);
+    let node = Node::new(
+        storage,
+        volumes,
+        cgroups,
+        paths.clone(),
+        metrics,
+        Arc::clone(&disk),
+        version,
+        reconcile,
+        execs,
+    );
     let node = Arc::new(node);
     let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
     engine.observe();

@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::{
     disk::{DiskUsage, PruneOptions, Pruned},
     events::EventView,
+    exec::{ExecOptions, Session},
     node::{
         ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
     },
@@ -71,6 +72,12 @@ pub trait Backend: Send + Sync + 'static {
         key: &'a ObjectKey,
         options: CommitOptions,
     ) -> BoxFuture<'a, Result<ImageView, ApiError>>;
+    /// See [`Node::exec`].
+    fn exec<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: ExecOptions,
+    ) -> BoxFuture<'a, Result<Session, ApiError>>;
     /// See [`Node::save`]; blocks for as long as `out` does.
     ///
     /// # Errors
@@ -165,6 +172,13 @@ impl Backend for Node {
         options: CommitOptions,
     ) -> BoxFuture<'a, Result<ImageView, ApiError>> {
         Box::pin(self.commit(key, options))
+    }
+    fn exec<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: ExecOptions,
+    ) -> BoxFuture<'a, Result<Session, ApiError>> {
+        Box::pin(self.exec(key, options))
     }
     fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {
         self.save(references, out)

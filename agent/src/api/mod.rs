@@ -1,7 +1,7 @@
 //! The local API: Kubernetes-style REST on the agent's unix socket.
 //!
 //! ```text
-//! unix socket ─► server (bounds, who asks) ─► routes ─► objects | volumes | events | logs | images | node ─► Backend
+//! unix socket ─► server (bounds, who asks) ─► routes ─► objects | exec | volumes | events | logs | images | node ─► Backend
 //!                                                └─ watch ◄── hub ◄── the node's changes
 //! ```
 //!
@@ -12,6 +12,7 @@ mod backend;
 mod body;
 mod discovery;
 mod events;
+mod exec;
 mod hub;
 mod images;
 mod listen;
@@ -90,6 +91,7 @@ fn router(api: Api) -> Router {
         .route(&format!("{one}/status"), get(objects::get))
         .route(&format!("{one}/hold"), post(objects::hold))
         .route(&format!("{one}/log"), get(logs::read))
+        .route(&format!("{one}/exec"), post(exec::exec))
         .route(&format!("{one}/usage"), get(volumes::usage))
         .route(&format!("/apis/{GROUP}/{VERSION}/volumedata"), get(volumes::list))
         .route(

@@ -47,6 +47,11 @@ impl Params {
             .filter(|value| !value.is_empty())
     }
 
+    /// All values of a parameter that may be repeated, in their order; empty ones too.
+    pub(super) fn all(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
+    }
+
     /// A parameter that is on or off.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Refusal> {
         match self.get(name) {

@@ -129,6 +129,7 @@ async fn serve(stream: UnixStream, router: Router, limits: Limits) {
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_FIELDS)
         .serve_connection(io, service)
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection of the local API ended early");

@@ -26,6 +26,11 @@ impl<T> Stall<T> {
         Self { inner, limit, timer: None }
     }
 
+    /// The bare connection.
+    pub(super) fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// Passes on what a write says, and ends one that has waited too long.
     fn bound<R>(&mut self, poll: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         if poll.is_ready() {

@@ -18,6 +18,7 @@ use crate::{
     client::{Client, ClientError, Content, Status},
     disk::{DiskUsage, PruneOptions, Pruned},
     events::{EventLog, EventType, EventView},
+    exec::{ExecOptions, Session},
     node::{
         ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue,
         SourceRef, View,
@@ -263,6 +264,14 @@ impl Backend for Memory {
     ) -> BoxFuture<'a, Result<ImageView, ApiError>> {
         self.note(format!("commit {} {options:?}", key.name));
         Box::pin(async { Ok(image()) })
+    }
+    fn exec<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: ExecOptions,
+    ) -> BoxFuture<'a, Result<Session, ApiError>> {
+        self.note(format!("exec {} {options:?}", key.name));
+        Box::pin(async { Err(ApiError::unavailable("this node runs nothing")) })
     }
     fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {
         self.archive(&references.join(" "), out)

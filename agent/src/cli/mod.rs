@@ -21,6 +21,7 @@ mod describe;
 mod diff;
 mod error;
 mod events;
+mod exec;
 mod export;
 mod files;
 mod get;
@@ -41,6 +42,7 @@ mod storage;
 mod system;
 mod table;
 mod target;
+mod terminal;
 mod validate;
 mod version;
 mod volume;
@@ -53,6 +55,9 @@ use clap::Parser;
 
 use self::{context::Context, error::CliError};
 use crate::args::{Cli, Command, ImageCommand};
+
+/// The keys that leave a command running, if no others are given; as in Docker.
+pub(crate) const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 
 /// Parses the command line and runs the verb; the exit code is 0 only when all of it succeeded.
 #[must_use]
@@ -91,6 +96,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Get(args) => get::run(&context, &args).await,
             Command::Describe(args) => describe::run(&context, &args).await,
             Command::Logs(args) => logs::run(&context, &args).await,
+            Command::Exec(args) => exec::run(&context, &args).await,
             Command::Diff(args) => diff::run(&context, &args).await,
             Command::Commit(args) => commit::run(&context, &args).await,
             Command::Export(args) => export::run(&context, &args).await,

@@ -12,6 +12,7 @@ mod directory;
 mod disk;
 mod drivers;
 mod examples;
+mod exec;
 mod harness;
 mod holds;
 mod images;

@@ -36,7 +36,7 @@ use crate::adopt::ShimHandle;
 use crate::error::{CompileError, Failure};
 use crate::proc;
 use crate::record::RecordError;
-pub use crate::start::terminal::TerminalSize;
+pub use crate::start::terminal::{TerminalSize, resize};
 use crate::start::wire::{self, Answer, Order};
 use crate::start::{Runtime, Starter};
 

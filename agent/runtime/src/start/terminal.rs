@@ -52,7 +52,10 @@ pub(crate) fn open(root: BorrowedFd<'_>, size: TerminalSize) -> Result<(OwnedFd,
 }
 
 /// Tells a terminal, by either end, how large the screen is that shows it.
-pub(crate) fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> rustix::io::Result<()> {
+///
+/// # Errors
+/// When it is no terminal.
+pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> rustix::io::Result<()> {
     let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(terminal, size)
 }

@@ -1,0 +1,111 @@
+//! `exec`: a command in a container, over channels of the upgraded connection.
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use hyper::upgrade::{OnUpgrade, Parts};
+use hyper_util::rt::TokioIo;
+use stower_crds::Kind;
+use tokio::net::UnixStream;
+
+use super::{Api, objects::find, place::One, query::Params, stall::Stall, status::Refusal};
+use crate::{channels, exec::ExecOptions};
+
+const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
+
+pub(super) async fn exec(
+    State(api): State<Api>,
+    one: One,
+    params: Params,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let key = one.with("exec", &[Kind::Container])?;
+    params.only(&[
+        "command",
+        "container",
+        "env",
+        "workingDir",
+        "user",
+        "tty",
+        "rows",
+        "columns",
+        "stdin",
+        "stdout",
+        "stderr",
+    ])?;
+    let mut options = ExecOptions {
+        command: params.all("command"),
+        env: params.all("env"),
+        working_dir: params.get("workingDir").map(str::to_owned),
+        user: params.get("user").map(str::to_owned),
+        ..ExecOptions::default()
+    };
+    if options.command.is_empty() {
+        return Err(Refusal::bad_request(
+            "command: required: the command to run, a parameter for each argument",
+        ));
+    }
+    for (wanted, name) in options.streams.iter_mut().zip(STREAMS) {
+        *wanted = params.flag(name)?;
+    }
+    if params.flag("tty")? {
+        options.tty = Some(size(&params)?);
+    }
+    let upgrade = wanted_upgrade(request)?;
+    let object = find(&api, &key)?;
+    let session = api.backend.exec(&object.key, options).await?;
+    tokio::spawn(async move {
+        // Without a connection nobody wants the command.
+        if let Some((stream, read)) = upgraded(upgrade).await {
+            session.serve(stream, &read).await;
+        }
+    });
+    Ok(switching())
+}
+
+pub(super) fn size(params: &Params) -> Result<(u16, u16), Refusal> {
+    let number = |name: &str| -> Result<u16, Refusal> {
+        let value = params.number(name)?.unwrap_or(0);
+        u16::try_from(value)
+            .map_err(|_| Refusal::bad_request(format!("{name}: {value} is too large for a terminal")))
+    };
+    Ok((number("rows")?, number("columns")?))
+}
+
+/// The connection that the client wants to go on with.
+pub(super) fn wanted_upgrade(mut request: Request) -> Result<OnUpgrade, Refusal> {
+    if !names(request.headers(), channels::PROTOCOL) {
+        return Err(Refusal::new(
+            426,
+            "UpgradeRequired",
+            format!(
+                "send `Connection: Upgrade` and `Upgrade: {}`; this subresource talks over channels",
+                channels::PROTOCOL
+            ),
+        ));
+    }
+    Ok(hyper::upgrade::on(&mut request))
+}
+
+fn names(headers: &HeaderMap, protocol: &str) -> bool {
+    let mut wanted = headers.get_all(header::UPGRADE).iter().filter_map(|value| value.to_str().ok());
+    wanted.any(|value| value.split(',').any(|one| one.trim().eq_ignore_ascii_case(protocol)))
+}
+
+/// The bare connection, once the answer is sent, and what was read of it already.
+pub(super) async fn upgraded(upgrade: OnUpgrade) -> Option<(UnixStream, Vec<u8>)> {
+    let upgraded = upgrade.await.inspect_err(|error| tracing::debug!(%error, "an upgrade broke off")).ok()?;
+    let Parts { io, read_buf, .. } = upgraded.downcast::<TokioIo<Stall<UnixStream>>>().ok()?;
+    Some((io.into_inner().into_inner(), read_buf.to_vec()))
+}
+
+pub(super) fn switching() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(channels::PROTOCOL));
+    response
+}

@@ -1,0 +1,195 @@
+//! Commands that people and tools run in a container.
+//!
+//! ```text
+//! api/exec ─► Node::exec ─► adopt, Runtime::exec ─► Session ─► session::run ◄─ channels ─► the client
+//! ```
+
+mod session;
+
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+
+use rustix::fs::OFlags;
+use stower_crds::{Kind, ObjectKey};
+use stower_runtime::{
+    Adoption, Captured, ExecError, ExecRequest, Executing, ShimHandle, error::FailureKind,
+    exec::TerminalSize, start::Runtime,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    effects::chain,
+    node::{ApiError, Node, resource},
+};
+
+/// Sessions at one time.
+const SESSIONS: usize = 512;
+
+/// What it takes to run one more process in a container.
+#[derive(Debug, Clone)]
+pub(crate) struct Execs {
+    runtime: Runtime,
+    starter: PathBuf,
+    slots: Arc<Semaphore>,
+}
+
+/// A command, as a client asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOptions {
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// `NAME=value`, beside the container's own.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// `user[:group]`.
+    pub user: Option<String>,
+    /// With a terminal of this size, `(rows, columns)`.
+    pub tty: Option<(u16, u16)>,
+    /// Which of the three standard streams the client wants.
+    pub streams: [bool; 3],
+}
+
+/// A command that runs, and our ends of its streams.
+#[derive(Debug)]
+pub struct Session {
+    process: Executing,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    terminal: bool,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Execs {
+    pub(crate) fn new(runtime: Runtime, starter: PathBuf) -> Self {
+        Self { runtime, starter, slots: Arc::new(Semaphore::new(SESSIONS)) }
+    }
+}
+
+/// A running container and its uid.
+pub(crate) fn running(node: &Node, key: &ObjectKey) -> Result<(ShimHandle, String), ApiError> {
+    let view = node.view();
+    let object = view.objects.get(key).filter(|_| key.kind == Kind::Container);
+    let object = object.ok_or_else(|| ApiError::not_found(key))?;
+    let uid = object.object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    match stower_runtime::adopt(&node.paths.container_run(&uid), node.execs.runtime.boot_id()) {
+        Adoption::Running(handle) => Ok((handle, uid)),
+        Adoption::Unknown(error) => Err(ApiError::internal(format!(
+            "whether {} runs cannot be told: {}",
+            resource(key),
+            chain(&error)
+        ))),
+        _ => {
+            let phase = object.object["status"]["phase"].as_str().unwrap_or("Pending");
+            Err(ApiError::conflict(format!("{} is not running; its phase is {phase}", resource(key))))
+        }
+    }
+}
+
+impl Node {
+    /// Runs a command in a container.
+    ///
+    /// # Errors
+    /// When the container does not run, or the command cannot be started: with the reason `CommandNotFound` where a shell
+    /// would exit with 127, and `CommandNotExecutable` for 126.
+    pub async fn exec(&self, key: &ObjectKey, options: ExecOptions) -> Result<Session, ApiError> {
+        let slot = Arc::clone(&self.execs.slots).try_acquire_owned();
+        let slot = slot.map_err(|_| {
+            ApiError::unavailable(format!("{SESSIONS} commands run already: end some, then try again"))
+        })?;
+        let (container, _) = running(self, key)?;
+        let Execs { runtime, starter, .. } = self.execs.clone();
+        let begun =
+            tokio::task::spawn_blocking(move || begin(&runtime, &container, starter, options, slot)).await;
+        begun
+            .map_err(|error| ApiError::internal(format!("starting the command failed: {error}")))?
+            .map_err(|error| refusal(key, &error))
+    }
+
+    /// Runs a command to its end and keeps at most `limit` bytes of what it writes, for probes and hooks.
+    ///
+    /// # Errors
+    /// See [`ExecError`].
+    pub async fn exec_captured(
+        &self,
+        container: Arc<ShimHandle>,
+        command: Vec<String>,
+        deadline: Duration,
+        limit: usize,
+    ) -> Result<Captured, ExecError> {
+        let Execs { runtime, starter, .. } = self.execs.clone();
+        let request =
+            ExecRequest { args: command, deadline: Some(deadline), starter, ..ExecRequest::default() };
+        let run = move || runtime.exec_captured(&container, request, limit);
+        match tokio::task::spawn_blocking(run).await {
+            Ok(captured) => captured,
+            Err(error) => Err(ExecError::KeeperLost(std::io::Error::other(error))),
+        }
+    }
+}
+
+fn begin(
+    runtime: &Runtime,
+    container: &ShimHandle,
+    starter: PathBuf,
+    options: ExecOptions,
+    slot: OwnedSemaphorePermit,
+) -> Result<Session, ExecError> {
+    let mut request = ExecRequest {
+        args: options.command,
+        env: options.env,
+        cwd: options.working_dir,
+        user: options.user,
+        terminal: options.tty.map(|(rows, columns)| TerminalSize { rows, columns }),
+        starter,
+        ..ExecRequest::default()
+    };
+    let failed = |error: rustix::io::Errno| ExecError::KeeperLost(error.into());
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (mut stdin, mut stdout, mut stderr) = (None, None, None);
+    if request.terminal.is_none() {
+        let [input, output, error] = options.streams;
+        if input {
+            let (theirs, ours) = pipe().map_err(failed)?;
+            (request.stdin, stdin) = (Some(theirs), Some(ours));
+        }
+        if output {
+            let (ours, theirs) = pipe().map_err(failed)?;
+            (request.stdout, stdout) = (Some(theirs), Some(ours));
+        }
+        if error {
+            let (ours, theirs) = pipe().map_err(failed)?;
+            (request.stderr, stderr) = (Some(theirs), Some(ours));
+        }
+    }
+    let mut process = runtime.exec(container, request)?;
+    let terminal = process.terminal.take();
+    let is_terminal = terminal.is_some();
+    if let Some(terminal) = terminal {
+        stdin =
+            options.streams[0].then(|| terminal.try_clone()).transpose().map_err(ExecError::KeeperLost)?;
+        stdout = Some(terminal);
+    }
+    for ours in [&stdin, &stdout, &stderr].into_iter().flatten() {
+        // Of these ends alone: those of the command are used to waiting.
+        rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK).map_err(failed)?;
+    }
+    Ok(Session { process, stdin, stdout, stderr, terminal: is_terminal, _slot: slot })
+}
+
+fn refusal(key: &ObjectKey, error: &ExecError) -> ApiError {
+    let message = chain(error);
+    let not_started = |reason| ApiError { code: 400, reason, message: message.clone() };
+    match error {
+        ExecError::NotRunning | ExecError::NoRecord => {
+            ApiError::conflict(format!("{}: {message}", resource(key)))
+        }
+        ExecError::Refused(_) => ApiError::invalid(message),
+        ExecError::Failed(failure) if failure.kind == FailureKind::CommandNotFound => {
+            not_started("CommandNotFound")
+        }
+        ExecError::Failed(_) => not_started("CommandNotExecutable"),
+        ExecError::Timeout(_) => ApiError { code: 504, reason: "Timeout", message },
+        _ => ApiError::internal(message),
+    }
+}
