@@ -1,5 +1,6 @@
 //! The command line as clap sees it: names, flags and defaults only. What a verb does is in [`crate::cli`].
 
+mod config;
 mod storage;
 mod system;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub use self::config::{ConfigArgs, ConfigCheckArgs, ConfigCommand, ConfigShowArgs};
 pub use self::storage::{
     StorageArgs, StorageCommand, StorageInfoArgs, VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs,
     VolumePruneArgs, VolumeRmArgs, WaitForArgs,
@@ -110,6 +112,8 @@ pub enum Command {
     Storage(StorageArgs),
     /// Show what takes room on disk, and remove what nothing needs
     System(SystemArgs),
+    /// Show, check and reload the agent's configuration
+    Config(ConfigArgs),
     /// Work with the data of volumes
     Volume(VolumeArgs),
     /// Print the custom resource definitions for a Kubernetes API server
@@ -122,8 +126,13 @@ pub enum Command {
     Completion(CompletionArgs),
 }
 
-/// `stower agent`. What is not given comes from the configuration file, then from the default.
+/// `stower agent`. What is not given comes from the environment, then from the configuration file, then from the default.
 #[derive(Debug, Clone, Default, Args)]
+#[command(
+    after_help = "Every field of the configuration file has a variable of the environment, STOWER_ and its name: STOWER_DATA_ROOT,\n\
+                  STOWER_IMAGES_GC_MIN_AGE. A flag wins over the environment, that over the file. `stower config show` tells\n\
+                  what counts, and what the agent takes over while it runs when the file changes."
+)]
 pub struct AgentArgs {
     /// The directory of manifests [default: /etc/stower/manifests]
     #[arg(long, value_name = "DIR")]

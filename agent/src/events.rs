@@ -34,6 +34,25 @@ pub struct EventView {
     pub last_seen: Timestamp,
 }
 
+impl EventView {
+    /// An event of a node, now.
+    #[must_use]
+    pub(crate) fn of_node(name: String, type_: EventType, reason: &str, message: String) -> Self {
+        let now = Timestamp::now();
+        Self {
+            namespace: "default".to_owned(),
+            kind: "Node".to_owned(),
+            name,
+            type_,
+            reason: reason.to_owned(),
+            message,
+            count: 1,
+            first_seen: now,
+            last_seen: now,
+        }
+    }
+}
+
 /// Whether an event needs attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum EventType {

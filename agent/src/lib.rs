@@ -28,6 +28,7 @@ mod metrics;
 pub mod node;
 mod notify;
 mod paths;
+mod reload;
 pub mod rootfs;
 pub mod run;
 mod source;

@@ -144,6 +144,10 @@ pub(crate) struct Metrics {
     pub volumes: VolumeGauges,
     /// How much of the disk is free.
     pub disk: DiskGauges,
+    /// Whether the last reload of the configuration succeeded (1) or changed nothing (0).
+    pub config_successful: IntGauge,
+    /// When a reload succeeded last, in seconds since the epoch.
+    pub config_success_time: Gauge,
     /// How the storage driver is.
     pub storage: StorageGauges,
 }
@@ -230,6 +234,14 @@ impl Metrics {
             start_time: add!(Gauge::new(
                 "stower_start_time_seconds",
                 "When the agent began, since the epoch."
+            )),
+            config_successful: add!(IntGauge::new(
+                "stower_config_last_reload_successful",
+                "Whether the last reload of the configuration succeeded (1), or changed nothing for what is wrong with it (0)."
+            )),
+            config_success_time: add!(Gauge::new(
+                "stower_config_last_reload_success_timestamp_seconds",
+                "When the configuration was last taken, since the epoch."
             )),
             disk: DiskGauges {
                 available: add!(IntGauge::new(

@@ -15,11 +15,12 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::{
     disk::{DiskUsage, Keeper, NodeView, PruneOptions, Pruned, PrunedItem},
     effects::chain,
-    events::{EventLog, EventView},
+    events::{EventLog, EventType, EventView},
     exec::Execs,
     journal::Syncer,
     metrics::Metrics,
     paths::Paths,
+    reload::Configured,
     rootfs::Frozen,
     storageinfo::{StorageInfo, StorageView},
     volumedata::{VolumeData, VolumeView},
@@ -281,6 +282,8 @@ pub(crate) enum Request {
     },
     /// Images came or went by another way than a container's need.
     ImagesChanged,
+    /// The configuration is another one.
+    Configured,
     /// Whether the disk takes new work has changed.
     Disk(DiskPressure),
     /// What declared objects and records need of images.
@@ -309,6 +312,7 @@ pub struct Node {
     pub(crate) cgroups: Cgroups,
     pub(crate) frozen: Arc<Frozen>,
     pub(crate) paths: Paths,
+    pub(crate) configured: Configured,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) syncer: Syncer,
     /// What runs commands in containers.
@@ -336,7 +340,7 @@ impl Node {
         storage: Storage,
         volumes: Arc<Volumes>,
         cgroups: Cgroups,
-        paths: Paths,
+        configured: Configured,
         metrics: Metrics,
         disk: Arc<Keeper>,
         resource_version: u64,
@@ -344,6 +348,7 @@ impl Node {
         execs: Execs,
     ) -> Self {
         let Loop { requests, syncer } = reconcile;
+        let paths = configured.settings.get().fixed.paths.clone();
         let view = View {
             resource_version,
             objects: rpds::RedBlackTreeMapSync::new_sync(),
@@ -363,6 +368,7 @@ impl Node {
             cgroups,
             frozen: Arc::default(),
             paths,
+            configured,
             requests,
             syncer,
             execs,
@@ -379,6 +385,34 @@ impl Node {
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
+    }
+
+    /// Adds an event of the node itself, as the kubelet has them.
+    pub(crate) fn tell(&self, type_: EventType, reason: &str, message: String) {
+        let name = self.configured.settings.get().fixed.node_name.clone();
+        self.events.add(EventView::of_node(name, type_, reason, message));
+    }
+
+    /// What the agent runs with, where each value comes from, and what waits for a restart.
+    #[must_use]
+    pub fn config(&self) -> Value {
+        self.configured.view()
+    }
+
+    /// What a configuration file with this text would change.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn config_check(&self, text: &str) -> Result<Value, ApiError> {
+        self.configured.check(text)
+    }
+
+    /// Reads the configuration file again, and goes by it.
+    ///
+    /// # Errors
+    /// All that is wrong with it; then nothing has changed.
+    pub async fn config_reload(&self) -> Result<Value, ApiError> {
+        self.configured.reload().await
     }
 
     /// What happened lately.

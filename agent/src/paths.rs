@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The directories of one agent: what lasts (data root) and what a reboot voids (run root).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     /// Durable state, mode 0700.
     pub data: PathBuf,

@@ -9,12 +9,12 @@ use tokio::{
 };
 
 use crate::{
-    config::Config,
     effects::{Effects, files},
     engine::{Engine, Inputs},
     exec::Execs,
     journal::Syncer,
     node::{Loop, Node},
+    reload::{Reloader, Start},
     source::dir,
 };
 
@@ -22,28 +22,30 @@ use crate::{
 ///
 /// # Errors
 /// When it cannot begin: each names what to do.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(start: Start) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!(
             "the agent needs root, to make namespaces, mounts and cgroups: run it as root, for example with sudo"
         );
     }
     stower_crds::prepare();
-    let paths = config.paths.clone();
+    let config = start.config.clone();
+    let fixed = &config.fixed;
+    let paths = fixed.paths.clone();
     let lock = paths.claim()?;
     let instance = paths.instance()?;
     let metrics = crate::metrics::Metrics::new();
     metrics.start_time.set(jiff::Timestamp::now().as_second() as f64);
 
     let mut options = stower_storage::StorageOptions::new(&paths.data);
-    options.driver = config.storage_driver.clone();
-    options.driver_options = config.storage_opts.clone();
+    options.driver = fixed.storage_driver.clone();
+    options.driver_options = fixed.storage_opts.clone();
     options.registry.insecure = config.insecure_registries.clone();
     options.unpack_limits = config.unpack_limits.clone();
     let storage = stower_storage::Storage::open(options)?;
     let cgroups = stower_runtime::cgroup::Cgroups::detect(
         &instance,
-        config.cgroup_parent.as_deref().map(std::path::Path::new),
+        fixed.cgroup_parent.as_deref().map(std::path::Path::new),
     )?;
     crate::rootfs::thaw_all(&cgroups);
     let runtime = stower_runtime::start::Runtime::new()?;
@@ -53,11 +55,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let volumes = stower_storage::Volumes::open(paths.data.join("volumes"), paths.run.join("volumes"));
     let volumes = Arc::new(volumes.context("cannot open the volumes")?);
+    let (configured, reloader) = Reloader::new(start, storage.clone());
     let disk = crate::disk::Keeper::new(
         storage.clone(),
         paths.data.clone(),
-        config.node_name.clone(),
-        config.disk.clone(),
+        configured.settings.clone(),
         metrics.disk.clone(),
     );
     let (told, effects_told) = mpsc::unbounded_channel();
@@ -68,7 +70,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cgroups.clone(),
         runtime,
         programs,
-        config.clone(),
+        configured.settings.clone(),
         metrics.clone(),
         Arc::clone(&disk),
         told,
@@ -81,7 +83,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         storage,
         volumes,
         cgroups,
-        paths.clone(),
+        configured.clone(),
         metrics,
         Arc::clone(&disk),
         version,
@@ -89,7 +91,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         execs,
     );
     let node = Arc::new(node);
-    let mut engine = Engine::load(Arc::clone(&node), Arc::clone(&effects), &config, &syncer)?;
+    let mut engine =
+        Engine::load(Arc::clone(&node), Arc::clone(&effects), configured.settings.clone(), &syncer)?;
     engine.observe();
 
     let (updates, changed) = mpsc::unbounded_channel();
@@ -99,7 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let served = tokio::spawn(crate::api::serve(Arc::clone(&node), paths.socket.clone()));
     tracing::info!(
         manifests = %paths.manifests.display(), data_root = %paths.data.display(),
-        socket = %paths.socket.display(), instance, node = config.node_name, "the agent runs"
+        socket = %paths.socket.display(), instance, node = fixed.node_name, "the agent runs"
     );
 
     let dumps = tokio::spawn(dump_on_signal(Arc::clone(&node), paths.run.join("dump.txt")));
@@ -107,11 +110,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
         while hangups.recv().await.is_some() {
             handle.rescan();
+            configured.hang_up().await;
         }
     });
     let keeping = tokio::spawn(disk.run(Arc::clone(&node)));
     let notify = crate::notify::Notify::from_env();
-    let notifying = tokio::spawn(notify.clone().run(node));
+    let notifying = tokio::spawn(notify.clone().run(Arc::clone(&node)));
+    let reloading = tokio::spawn(reloader.run(node));
     let inputs = Inputs { told: effects_told, asked, changed };
     tokio::select! {
         () = engine.run(inputs) => bail!("the reconcile loop ended"),
@@ -127,6 +132,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     dumps.abort();
     rescans.abort();
     keeping.abort();
+    reloading.abort();
     syncer.flush();
     drop(lock);
     tracing::info!("the agent ends; its containers go on");

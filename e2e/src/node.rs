@@ -129,7 +129,8 @@ pub struct TestNode {
     pub socket: PathBuf,
     /// What the agent wrote.
     pub log: PathBuf,
-    config: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
     binary: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -164,6 +165,7 @@ impl TestNode {
                 command
             }
         };
+        process::without_settings(&mut command);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("agent").arg("--manifests").arg(&self.manifests).arg("--data-root").arg(&self.data);
         command.arg("--run-root").arg(&self.run).arg("--socket").arg(&self.socket);
@@ -247,6 +249,22 @@ impl TestNode {
         let temporary = self.manifests.join(format!(".{name}.tmp"));
         fs::write(&temporary, text)?;
         fs::rename(temporary, self.manifests.join(name)).with_context(|| format!("rename {name} into place"))
+    }
+
+    /// Writes another configuration file and renames it into place.
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        let temporary = self.config.with_extension("new");
+        fs::write(&temporary, text)?;
+        fs::rename(temporary, &self.config).context("rename the configuration into place")
+    }
+
+    /// What the agent has of a field of its configuration.
+    pub fn setting(&self, field: &str) -> Result<Value> {
+        let shown: Value = serde_json::from_str(&self.ok(["config", "show", "-o", "json"])?)?;
+        let fields = shown["fields"].as_array().context("a configuration without fields")?;
+        let found =
+            fields.iter().find(|it| it["field"] == field).with_context(|| format!("no field {field}"))?;
+        Ok(found["value"].clone())
     }
 
     /// Removes a manifest.

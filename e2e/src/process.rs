@@ -143,3 +143,12 @@ pub(crate) fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
         .context("the starter is gone")?;
     receive.recv().context("the starter is gone")?.with_context(|| format!("start {}", program.display()))
 }
+
+/// Takes the variables off a command that this program's own caller has set for tests: an agent refuses what it does not know.
+pub fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("STOWER_")) {
+            command.env_remove(name);
+        }
+    }
+}

@@ -222,7 +222,8 @@ impl Storage {
                 let (snapshot, base) = (snapshot.clone(), base.digest);
                 return Err(CommitImageError::OtherBase { snapshot, base });
             }
-            let items = compare(&reading.trees, stubs, self.unpack_limits())?;
+            let limits = self.unpack_limits();
+            let items = compare(&reading.trees, stubs, &limits)?;
             // A file that came and went again leaves its mark on the root directory's time, and on nothing else.
             let only_time =
                 items.iter().all(|item| item.path.is_empty()) && same_root_but_time(&reading.trees)?;
@@ -236,7 +237,7 @@ impl Storage {
             let gzip = flate2::GzBuilder::new().mtime(0);
             let gzip = gzip.write(BufWriter::with_capacity(256 << 10, sink), flate2::Compression::default());
             let mut tee = Tee { out: gzip, hasher: Hasher::new() };
-            let written = write_layer(&reading.trees, &items, self.unpack_limits(), &mut tee);
+            let written = write_layer(&reading.trees, &items, &limits, &mut tee);
             let Tee { out, hasher } = tee;
             let sink = match out.finish().map(BufWriter::into_inner) {
                 Ok(Ok(sink)) => sink,

@@ -71,7 +71,7 @@ pub use limits::Limits;
 pub use mount::{Mount, Mounts, detached};
 pub use platform::{ParsePlatformError, Platform};
 pub use pull::{BlobState, Metrics, Progress, ProgressEvent, PullError, PullRequest};
-pub use reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference};
+pub use reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference, valid_registry};
 pub use registry::{Credential, Credentials, ParseCredentialsError, RegistryError, RegistryOptions};
 pub use save::SaveError;
 pub use snapshots::{

@@ -159,7 +159,7 @@ impl Reference {
 }
 
 /// `host` or `host:port`, with IPv6 addresses in brackets.
-pub(crate) fn valid_registry(text: &str) -> bool {
+pub fn valid_registry(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
             return address.parse::<std::net::Ipv6Addr>().is_ok()

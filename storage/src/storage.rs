@@ -108,7 +108,7 @@ pub(crate) struct Inner {
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     snapshots: Arc<Snapshots>,
-    unpack_limits: UnpackLimits,
+    unpack_limits: Mutex<Arc<UnpackLimits>>,
     default_registry: String,
     platform: Platform,
     flights: Mutex<HashMap<FlightKey, Weak<Flight>>>,
@@ -143,7 +143,8 @@ impl Inner {
     }
 
     pub(crate) fn unpack(&self, layers: Vec<LayerBlob>, wanted: ChainId) -> Result<(), UnpackError> {
-        let made = self.snapshots.unpack_image(layers, &self.unpack_limits)?;
+        let limits = Arc::clone(&lock(&self.unpack_limits));
+        let made = self.snapshots.unpack_image(layers, &limits)?;
         debug_assert_eq!(made, wanted, "both sides derive the chain id from the same diff ids");
         Ok(())
     }
@@ -170,11 +171,18 @@ impl Storage {
             limits: options.limits,
             metrics: Arc::default(),
             snapshots: Arc::new(snapshots),
-            unpack_limits: options.unpack_limits,
+            unpack_limits: Mutex::new(Arc::new(options.unpack_limits)),
             default_registry: options.default_registry,
             platform: Platform::host(),
             flights: Mutex::default(),
         })))
+    }
+
+    /// Takes other options for pulls and unpacking that begin after it. What is no registry is spoken to by nobody
+    /// ([`crate::valid_registry`]).
+    pub fn reconfigure(&self, insecure: &[String], unpack_limits: UnpackLimits) {
+        self.0.client.set_insecure(insecure);
+        *lock(&self.0.unpack_limits) = Arc::new(unpack_limits);
     }
 
     /// Layers and containers' snapshots.
@@ -297,8 +305,8 @@ impl Storage {
         &self.0.limits
     }
 
-    pub(crate) fn unpack_limits(&self) -> &UnpackLimits {
-        &self.0.unpack_limits
+    pub(crate) fn unpack_limits(&self) -> Arc<UnpackLimits> {
+        Arc::clone(&lock(&self.0.unpack_limits))
     }
 
     /// What a container's snapshot changed. See [`Snapshots::changes`].

@@ -111,6 +111,15 @@ pub trait Backend: Send + Sync + 'static {
     fn volumes_remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Vec<VolumeView>, ApiError>>;
     /// See [`Node::issues`].
     fn issues(&self) -> Vec<SourceIssue>;
+    /// See [`Node::config`].
+    fn config(&self) -> Value;
+    /// See [`Node::config_check`].
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    fn config_check(&self, text: &str) -> Result<Value, ApiError>;
+    /// See [`Node::config_reload`].
+    fn config_reload(&self) -> BoxFuture<'_, Result<Value, ApiError>>;
 }
 
 impl Backend for Node {
@@ -215,5 +224,14 @@ impl Backend for Node {
     }
     fn issues(&self) -> Vec<SourceIssue> {
         self.issues()
+    }
+    fn config(&self) -> Value {
+        self.config()
+    }
+    fn config_check(&self, text: &str) -> Result<Value, ApiError> {
+        self.config_check(text)
+    }
+    fn config_reload(&self) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(self.config_reload())
     }
 }

@@ -44,6 +44,34 @@ pub(super) async fn node(State(api): State<Api>, params: Params) -> Result<Respo
     Ok(ok(&api.backend.node_view().await))
 }
 
+pub(super) async fn config(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    Ok(ok(&api.backend.config()))
+}
+
+/// What is to be checked.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckConfig {
+    text: String,
+}
+
+pub(super) async fn config_check(
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    let CheckConfig { text } = body::request(&headers, body).await?;
+    Ok(ok(&api.backend.config_check(&text)?))
+}
+
+pub(super) async fn config_reload(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    Ok(ok(&api.backend.config_reload().await?))
+}
+
 pub(super) async fn usage(State(api): State<Api>, params: Params) -> Result<Response, Refusal> {
     params.only(&[])?;
     let mut shown = json!(Arc::clone(&api.backend).system_usage().await?);

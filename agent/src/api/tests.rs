@@ -311,6 +311,16 @@ impl Backend for Memory {
     fn issues(&self) -> Vec<SourceIssue> {
         Vec::new()
     }
+    fn config(&self) -> Value {
+        json!({"kind": "AgentConfig"})
+    }
+    fn config_check(&self, text: &str) -> Result<Value, ApiError> {
+        self.note(format!("check {text:?}"));
+        Err(ApiError::invalid("c.yaml:1:1: a: unknown field"))
+    }
+    fn config_reload(&self) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(async { Ok(json!({"kind": "ConfigChanges"})) })
+    }
 }
 
 fn image() -> ImageView {

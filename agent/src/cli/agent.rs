@@ -6,12 +6,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::CliError;
 use crate::{
-    args::{AgentArgs, GlobalArgs},
-    config::{Config, Flags},
+    args::{AgentArgs, GlobalArgs, SOCKET_ENV},
+    config::{Config, ConfigError, Flags, Sources},
+    reload::{LogLevel, Start},
 };
-
-/// The environment variable that chooses what is logged, as in `info,stower=debug`.
-const LOG_ENV: &str = "STOWER_LOG";
 
 pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
     if global.namespace.is_some() || global.all_namespaces {
@@ -19,21 +17,12 @@ pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
             "--namespace and --all-namespaces: the agent runs the containers of all".to_owned(),
         ));
     }
-    let config = Config::load(Flags {
-        config: args.config,
-        manifests: args.manifests,
-        data_root: args.data_root,
-        run_root: args.run_root,
-        socket: global.socket.filter(|path| !path.as_os_str().is_empty()),
-        node_name: args.node_name,
-        storage_driver: args.storage_driver,
-        storage_opts: args.storage_opt,
-        volume_capacity: args.volume_capacity,
-        insecure_registries: args.insecure_registry,
-        allow_empty: args.allow_empty,
-    })
-    .map_err(|error| CliError::Message(chain(&error)))?;
-    logs()?;
+    let told = |error: &ConfigError| CliError::Message(chain(error));
+    let sources = sources(global, args).map_err(|error| told(&error))?;
+    let file = sources.read().map_err(|error| told(&error))?.unwrap_or_default();
+    let config = sources.with_file(&file).map_err(|error| told(&error))?;
+    let log_level = logs(&config)?;
+    let start = Start { sources, config, file, log_level };
     crate::memory::configure();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -41,25 +30,47 @@ pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()
         .map_err(|error| CliError::Message(format!("cannot start the agent's threads: {error}")))?;
-    runtime.block_on(crate::run::run(config)).map_err(|error| CliError::Message(chain(error.as_ref())))
+    runtime.block_on(crate::run::run(start)).map_err(|error| CliError::Message(chain(error.as_ref())))
 }
 
-fn logs() -> Result<(), CliError> {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var(LOG_ENV)
-        .from_env()
-        .map_err(|error| CliError::Message(format!("{LOG_ENV}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+/// What flags and environment say to an agent.
+pub(super) fn sources(global: GlobalArgs, args: AgentArgs) -> Result<Sources, ConfigError> {
+    // The environment is read by one reader; that of the command line has mixed it with the flag.
+    let environment = std::env::var_os(SOCKET_ENV);
+    let socket = global
+        .socket
+        .filter(|path| !path.as_os_str().is_empty() && environment.as_deref() != Some(path.as_os_str()));
+    let flags = Flags {
+        config: args.config,
+        manifests: args.manifests,
+        data_root: args.data_root,
+        run_root: args.run_root,
+        socket,
+        node_name: args.node_name,
+        storage_driver: args.storage_driver,
+        storage_opts: args.storage_opt,
+        volume_capacity: args.volume_capacity,
+        insecure_registries: args.insecure_registry,
+        allow_empty: args.allow_empty,
+    };
+    Sources::new(flags, std::env::vars_os())
+}
+
+fn logs(config: &Config) -> Result<LogLevel, CliError> {
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|error| CliError::Message(format!("logLevel: {error}")))?;
+    let logs = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    Ok(())
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let handle = logs.reload_handle();
+    logs.init();
+    Ok(LogLevel::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
 }
 
 /// An error with what is behind it, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

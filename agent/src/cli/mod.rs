@@ -14,6 +14,7 @@ mod apply;
 mod archive;
 mod commit;
 mod completion;
+mod config;
 mod context;
 mod crds;
 mod delete;
@@ -113,6 +114,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Version(args) => version::run(&context, &args).await,
             Command::Storage(args) => storage::run(&context, &args).await,
             Command::System(args) => system::run(&context, &args).await,
+            Command::Config(args) => config::run(&context, &global, args).await,
             Command::Volume(args) => volume::run(&context, &args).await,
             Command::Wait(args) => wait_for::run(&context, &args).await,
             Command::Image(args) => match args.command {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use stower_controllers::{DiskPolicy, Floor};
 
-use super::{ConfigError, bytes};
+use super::{bytes, layers::Merged};
 
 /// What the agent does about a disk that fills.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,38 +18,6 @@ pub struct DiskConfig {
     pub min_age: Duration,
     /// Names of images that stay.
     pub pinned: Vec<String>,
-}
-
-/// `images.gc`, strictly. Names and defaults are those of the kubelet's configuration (`imageGCHighThresholdPercent`,
-/// `imageGCLowThresholdPercent`, `imageMinimumGCAge`).
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct ImagesGc {
-    enabled: bool,
-    high_threshold_percent: u8,
-    low_threshold_percent: u8,
-    min_age: String,
-    pinned: Vec<String>,
-}
-
-impl Default for ImagesGc {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            high_threshold_percent: 85,
-            low_threshold_percent: 80,
-            min_age: "2m".to_owned(),
-            pinned: Vec::new(),
-        }
-    }
-}
-
-/// `storage`, strictly. What the kubelet has as `evictionHard` of `imagefs.available` and `imagefs.inodesFree`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct Storage {
-    min_free: Option<MinFree>,
-    min_free_inodes: Option<MinFreeInodes>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,50 +39,61 @@ const MIN_FREE: Floor = Floor { absolute: Some(1 << 30), percent: Some(5) };
 const MIN_FREE_INODES: Floor = Floor { absolute: Some(10_000), percent: Some(5) };
 
 impl DiskConfig {
-    pub(super) fn new(gc: ImagesGc, storage: Storage) -> Result<Self, ConfigError> {
-        let value = |field, message: String| ConfigError::Value { field, message };
-        let ImagesGc { enabled, high_threshold_percent, low_threshold_percent, min_age, pinned } = gc;
-        if high_threshold_percent > 100 {
-            return Err(value("images.gc.highThresholdPercent", "must be at most 100".into()));
+    /// Names and defaults of `images.gc` are those of the kubelet's configuration (`imageGCHighThresholdPercent`,
+    /// `imageGCLowThresholdPercent`, `imageMinimumGCAge`); `storage` has what that has as `evictionHard` of
+    /// `imagefs.available` and `imagefs.inodesFree`.
+    pub(super) fn derive(merged: &mut Merged) -> Self {
+        let high_percent = merged.number("images.gc.highThresholdPercent", 85u8);
+        if high_percent > 100 {
+            merged.wrong("images.gc.highThresholdPercent", "must be at most 100");
         }
-        if low_threshold_percent >= high_threshold_percent {
-            let message = format!("must be below highThresholdPercent, which is {high_threshold_percent}");
-            return Err(value("images.gc.lowThresholdPercent", message));
+        let low_percent = merged.number("images.gc.lowThresholdPercent", 80u8);
+        if low_percent >= high_percent {
+            let message =
+                format!("{low_percent} must be below highThresholdPercent, which is {high_percent}");
+            merged.wrong("images.gc.lowThresholdPercent", message);
         }
-        let min_age: stower_crds::Duration =
-            min_age.parse().map_err(|error| value("images.gc.minAge", format!("{min_age:?}: {error}")))?;
-        let percent = |field, percent: Option<u8>| match percent {
-            Some(over @ 100..) => Err(value(field, format!("{over} must be below 100"))),
-            other => Ok(other),
-        };
-        let min_free = match storage.min_free {
-            None => MIN_FREE,
-            Some(MinFree { bytes: amount, percent: share }) => Floor {
-                absolute: amount
-                    .map(|text| {
-                        let message = format!("{text:?} is not a size such as 1Gi");
-                        bytes(&text).ok_or_else(|| value("storage.minFree.bytes", message))
-                    })
-                    .transpose()?,
-                percent: percent("storage.minFree.percent", share)?,
-            },
-        };
-        let min_free_inodes = match storage.min_free_inodes {
-            None => MIN_FREE_INODES,
-            Some(MinFreeInodes { inodes, percent: share }) => {
-                Floor { absolute: inodes, percent: percent("storage.minFreeInodes.percent", share)? }
-            }
-        };
-        Ok(Self {
-            collect: enabled,
+        let min_age = merged.text("images.gc.minAge").unwrap_or("2m").to_owned();
+        let min_age = min_age.parse().unwrap_or_else(|error| {
+            merged.wrong("images.gc.minAge", format!("{min_age:?}: {error}"));
+            stower_crds::Duration::default()
+        });
+        Self {
+            collect: merged.bool("images.gc.enabled", true),
             policy: DiskPolicy {
-                high_percent: high_threshold_percent,
-                low_percent: low_threshold_percent,
-                min_free,
-                min_free_inodes,
+                high_percent,
+                low_percent,
+                min_free: min_free(merged),
+                min_free_inodes: min_free_inodes(merged),
             },
             min_age: min_age.into(),
-            pinned,
-        })
+            pinned: merged.list("images.gc.pinned"),
+        }
     }
+}
+
+fn min_free(merged: &mut Merged) -> Floor {
+    let Some(MinFree { bytes: amount, percent }) = merged.map("storage.minFree") else { return MIN_FREE };
+    let absolute = amount.and_then(|text| {
+        let amount = bytes(&text);
+        if amount.is_none() {
+            merged.wrong("storage.minFree.bytes", format!("{text:?} is not a size such as 1Gi"));
+        }
+        amount
+    });
+    Floor { absolute, percent: share(merged, "storage.minFree.percent", percent) }
+}
+
+fn min_free_inodes(merged: &mut Merged) -> Floor {
+    let Some(MinFreeInodes { inodes, percent }) = merged.map("storage.minFreeInodes") else {
+        return MIN_FREE_INODES;
+    };
+    Floor { absolute: inodes, percent: share(merged, "storage.minFreeInodes.percent", percent) }
+}
+
+fn share(merged: &mut Merged, path: &str, percent: Option<u8>) -> Option<u8> {
+    if let Some(over @ 100..) = percent {
+        merged.wrong(path, format!("{over} must be below 100"));
+    }
+    percent
 }

@@ -95,7 +95,7 @@ impl Keeper {
     /// What refers to images, with names written out.
     pub(super) fn spared(&self, references: &References) -> Spared {
         let mut spared = Spared { digests: references.digests.clone(), ..Spared::default() };
-        for text in references.names.iter().chain(&self.config.pinned) {
+        for text in references.names.iter().chain(&self.settings.get().disk.pinned) {
             // A name that is none names no image.
             let Ok(reference) = self.storage.reference(text) else { continue };
             spared.digests.extend(reference.digest().map(|digest| ImageDigest::new(&digest.to_string())));
@@ -121,7 +121,7 @@ impl Keeper {
         self.metrics.gc_runs.inc();
         let keeper = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
-            let spared = Spared { min_age: keeper.config.min_age, ..keeper.spared(&references) };
+            let spared = Spared { min_age: keeper.settings.get().disk.min_age, ..keeper.spared(&references) };
             keeper.collect_until(&spared)
         });
         let (pruned, reached) = match done.await {
@@ -129,7 +129,7 @@ impl Keeper {
             Ok(Err(error)) => {
                 let why = chain(&error);
                 tracing::error!(why, "cannot remove images");
-                self.event(node, EventType::Warning, "ImageGCFailed", why);
+                node.tell(EventType::Warning, "ImageGCFailed", why);
                 self.metrics.gc_failures.inc();
                 return false;
             }
@@ -148,7 +148,7 @@ impl Keeper {
                 .collect();
             let message = format!("removed {}: {} bytes", names.join(", "), pruned.reclaimed_bytes);
             tracing::info!(bytes = pruned.reclaimed_bytes, "{message}");
-            self.event(node, EventType::Normal, "ImageGC", message);
+            node.tell(EventType::Normal, "ImageGC", message);
             let _ = node.requests.send(Request::ImagesChanged).await;
         }
         if !reached {
@@ -159,7 +159,7 @@ impl Keeper {
                 self.data.display()
             );
             tracing::warn!("{message}");
-            self.event(node, EventType::Warning, "FreeDiskSpaceFailed", message);
+            node.tell(EventType::Warning, "FreeDiskSpaceFailed", message);
         }
         removed > 0
     }

@@ -21,9 +21,9 @@ use stower_storage::{Fill, Pressure, Storage};
 use tokio::sync::Notify;
 
 use crate::{
-    config::DiskConfig,
+    config::{Config, Settings},
     effects::chain,
-    events::{EventType, EventView},
+    events::EventType,
     metrics::DiskGauges,
     node::{Node, Request},
 };
@@ -74,8 +74,7 @@ impl Measured {
 pub(crate) struct Keeper {
     storage: Storage,
     data: PathBuf,
-    node_name: String,
-    config: DiskConfig,
+    settings: Settings,
     metrics: DiskGauges,
     /// Whether the driver has a pool of its own; one that has none is not asked again.
     pooled: bool,
@@ -89,13 +88,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Measures for the first time.
-    pub(crate) fn new(
-        storage: Storage,
-        data: PathBuf,
-        node_name: String,
-        config: DiskConfig,
-        metrics: DiskGauges,
-    ) -> Arc<Self> {
+    pub(crate) fn new(storage: Storage, data: PathBuf, settings: Settings, metrics: DiskGauges) -> Arc<Self> {
         let status = storage.snapshots().status();
         let none = Measured {
             disk: Disk::default(),
@@ -108,8 +101,7 @@ impl Keeper {
             pooled: status.is_ok_and(|status| status.pool.is_some()),
             storage,
             data,
-            node_name,
-            config,
+            settings,
             metrics,
             now: ArcSwap::from_pointee(none),
             measuring: Mutex::default(),
@@ -155,8 +147,9 @@ impl Keeper {
                 return (Arc::clone(&before), before);
             }
         };
-        let pressure = disk.pressure(&self.config.policy);
-        let goal = disk.goal(&self.config.policy);
+        let policy = &self.settings.get().disk.policy;
+        let pressure = disk.pressure(policy);
+        let goal = disk.goal(policy);
         let turned = pressure.is_on() != before.pressure.is_on();
         let since = if turned { Timestamp::now() } else { before.since };
         self.show(&disk, &pressure);
@@ -237,15 +230,20 @@ impl Keeper {
     pub(crate) async fn run(self: Arc<Self>, node: Arc<Node>) {
         let mut told: Option<Arc<Measured>> = None;
         let mut next = Instant::now();
+        let mut known: Option<Arc<Config>> = None;
         loop {
+            let config = self.settings.get();
+            if known.replace(Arc::clone(&config)).is_none_or(|known| !Arc::ptr_eq(&known, &config)) {
+                next = Instant::now();
+            }
             let measured = self.measure_aside().await;
             let same = told.as_ref().map_or(!measured.pressure.is_on(), |told| told.presses_as(&measured));
             if !same {
-                self.tell(&node, &measured.pressure);
+                tell(&node, &measured.pressure);
                 let _ = node.requests.send(Request::Disk(measured.pressure.clone())).await;
                 told = Some(Arc::clone(&measured));
             }
-            let wanted = self.config.collect && !measured.goal.is_reached();
+            let wanted = config.disk.collect && !measured.goal.is_reached();
             if wanted && Instant::now() >= next {
                 if self.collect(&node).await {
                     // The room that became free is told before anything else.
@@ -262,31 +260,20 @@ impl Keeper {
         }
     }
 
-    fn tell(&self, node: &Node, now: &DiskPressure) {
-        if now.is_on() {
-            tracing::warn!(why = now.message, "the disk takes no new work");
-            self.event(node, EventType::Warning, "NodeHasDiskPressure", now.message.clone());
-        } else {
-            tracing::info!("the disk takes new work again");
-            let message = "there is room for pulls and starts again".to_owned();
-            self.event(node, EventType::Normal, "NodeHasNoDiskPressure", message);
-        }
+    /// Looks again: what is wanted of the disk may be something else by now.
+    pub(crate) fn look_after(&self) {
+        self.wake.notify_one();
     }
+}
 
-    /// An event of the node itself, in the words of the kubelet.
-    fn event(&self, node: &Node, type_: EventType, reason: &str, message: String) {
-        let now = Timestamp::now();
-        node.events.add(EventView {
-            namespace: "default".to_owned(),
-            kind: "Node".to_owned(),
-            name: self.node_name.clone(),
-            type_,
-            reason: reason.to_owned(),
-            message,
-            count: 1,
-            first_seen: now,
-            last_seen: now,
-        });
+fn tell(node: &Node, now: &DiskPressure) {
+    if now.is_on() {
+        tracing::warn!(why = now.message, "the disk takes no new work");
+        node.tell(EventType::Warning, "NodeHasDiskPressure", now.message.clone());
+    } else {
+        tracing::info!("the disk takes new work again");
+        let message = "there is room for pulls and starts again".to_owned();
+        node.tell(EventType::Normal, "NodeHasNoDiskPressure", message);
     }
 }
 

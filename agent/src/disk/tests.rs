@@ -9,8 +9,8 @@ use stower_storage::{ChainId, Digest, StorageOptions, StoredImage, Usage};
 use super::{collect::stored, *};
 use crate::metrics::Metrics;
 
-fn config(min_free: Floor) -> DiskConfig {
-    DiskConfig {
+fn config(min_free: Floor) -> crate::config::DiskConfig {
+    crate::config::DiskConfig {
         collect: true,
         policy: DiskPolicy {
             high_percent: 100,
@@ -25,7 +25,10 @@ fn config(min_free: Floor) -> DiskConfig {
 
 fn keeper(dir: &std::path::Path, min_free: Floor, metrics: &Metrics) -> Arc<Keeper> {
     let storage = Storage::open(StorageOptions::new(dir)).unwrap();
-    Keeper::new(storage, dir.to_owned(), "n".to_owned(), config(min_free), metrics.disk.clone())
+    let mut usual = crate::config::Sources::new(Default::default(), []).unwrap().with_file(b"").unwrap();
+    usual.disk = config(min_free);
+    let settings = Settings::new(usual);
+    Keeper::new(storage, dir.to_owned(), settings, metrics.disk.clone())
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Keeper {
                 json!({"name": pool.name, "data": room(pool.data), "metadata": room(pool.metadata)});
         }
         NodeView(json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node_name}, "status": status,
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": self.settings.get().fixed.node_name}, "status": status,
         }))
     }
 }

@@ -17,7 +17,7 @@ use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter
 use stower_storage::{DriverError, Reference, SnapshotError, SnapshotKey, Storage, Volumes};
 use tokio::sync::mpsc;
 
-use crate::{config::Config, disk::Keeper, metrics::Metrics, paths::Paths};
+use crate::{config::Settings, disk::Keeper, metrics::Metrics, paths::Paths};
 
 mod devices;
 pub(crate) mod files;
@@ -96,7 +96,7 @@ pub(crate) struct Effects {
     /// Runs whose `preStop` hook is under way.
     hooks: Mutex<HashSet<(Uid, Run)>>,
     pub(crate) paths: Paths,
-    pub(crate) config: Config,
+    pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Arc<Keeper>,
     shims: Mutex<HashMap<Uid, Arc<ShimHandle>>>,
@@ -111,12 +111,12 @@ impl Effects {
         cgroups: Cgroups,
         runtime: Runtime,
         programs: Programs,
-        config: Config,
+        settings: Settings,
         metrics: Metrics,
         disk: Arc<Keeper>,
         told: mpsc::UnboundedSender<Told>,
     ) -> Arc<Self> {
-        let paths = config.paths.clone();
+        let paths = settings.get().fixed.paths.clone();
         let (shims, filters, starting) = (Mutex::default(), Mutex::default(), Mutex::default());
         let hooks = Mutex::default();
         Arc::new(Self {
@@ -129,7 +129,7 @@ impl Effects {
             starting,
             hooks,
             paths,
-            config,
+            settings,
             metrics,
             disk,
             shims,

@@ -127,6 +127,7 @@ impl Effects {
         let config = |message| Failed(FailureReason::CreateContainerConfigError, message);
         let create = |message| Failed(FailureReason::CreateContainerError, message);
         let uid = wanted.uid.as_str();
+        let settings = self.settings.get();
 
         let snapshot = Self::snapshot(&wanted.uid);
         self.check_room(wanted, &snapshot)?;
@@ -216,9 +217,9 @@ impl Effects {
             default_oom_score_adj: None,
             programs: self.programs.clone(),
             logs: LogLimits {
-                max_bytes: self.config.log_max_size,
-                max_files: self.config.log_max_files,
-                block: false,
+                max_bytes: settings.logging.max_size,
+                max_files: settings.logging.max_files,
+                block: settings.logging.block,
             },
             deadline: START_DEADLINE,
             legacy_overlay: false,

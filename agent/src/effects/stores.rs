@@ -59,7 +59,7 @@ impl Effects {
         let options = |driver, capacity, owner: &Owner, mode| VolumeOptions {
             driver,
             capacity,
-            quota: self.config.volume_capacity,
+            quota: self.settings.get().volume_capacity,
             uid: owner.uid,
             gid: owner.gid,
             mode,

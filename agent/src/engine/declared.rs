@@ -41,7 +41,6 @@ pub(super) struct Sources {
     journals: BTreeMap<SourceId, Journal>,
     manifests: PathBuf,
     node_name: String,
-    allow_empty: bool,
     problems: BTreeMap<String, Problem>,
     /// Files that were taken as they stand, for the count.
     good: BTreeSet<String>,
@@ -109,7 +108,7 @@ impl Sources {
         let mut journals = BTreeMap::new();
         for (name, file) in [(DIRECTORY, "directory.journal"), (LOCAL, "local.journal")] {
             let source = SourceId::new(name);
-            let path = config.paths.data.join("ledger").join(file);
+            let path = config.fixed.paths.data.join("ledger").join(file);
             let fresh = !path.exists();
             let (journal, loaded) = Journal::open::<Stored>(&path, syncer.clone())?;
             journals.insert(source.clone(), journal);
@@ -156,15 +155,14 @@ impl Sources {
             }
         }
         *desired = ledger.desired();
-        desired.set_node_name(&config.node_name);
+        desired.set_node_name(&config.fixed.node_name);
         Ok(Self {
             ledger,
             directory: SourceId::new(DIRECTORY),
             local: SourceId::new(LOCAL),
             journals,
-            manifests: config.paths.manifests.clone(),
-            node_name: config.node_name.clone(),
-            allow_empty: config.allow_empty,
+            manifests: config.fixed.paths.manifests.clone(),
+            node_name: config.fixed.node_name.clone(),
             problems: BTreeMap::new(),
             good: BTreeSet::new(),
             handle: None,
@@ -268,6 +266,7 @@ impl Engine {
     /// Takes in what the directory says.
     pub(super) fn changed(&mut self, update: Update) {
         let now = Timestamp::now();
+        let allow_empty = self.settings.get().allow_empty;
         let sources = &mut self.sources;
         let directory = sources.directory.clone();
         let changes = match update {
@@ -332,7 +331,6 @@ impl Engine {
                 }
                 if whole {
                     let files = batch.into_iter().filter_map(|(file, state)| Some((file, state?))).collect();
-                    let allow_empty = sources.allow_empty;
                     let snapshot = SourceSnapshot::Read { fs_id: Some(filesystem), files, allow_empty };
                     sources.ledger.snapshot(&directory, snapshot, &mut fresh, now)
                 } else {

@@ -18,7 +18,7 @@ use stower_crds::{ContainerStatus, Uid};
 use tokio::sync::mpsc;
 
 use crate::{
-    config::Config,
+    config::Settings,
     effects::{Done, Effects, Told},
     journal::{Journal, JournalError, Syncer},
     node::{Node, Request},
@@ -58,7 +58,7 @@ pub(crate) struct Engine {
     node: Arc<Node>,
     effects: Arc<Effects>,
     boot_id: BootId,
-    start_concurrency: usize,
+    settings: Settings,
     sources: Sources,
     desired: Desired,
     observed: Observed,
@@ -90,11 +90,12 @@ impl Engine {
     pub(crate) fn load(
         node: Arc<Node>,
         effects: Arc<Effects>,
-        config: &Config,
+        settings: Settings,
         syncer: &Syncer,
     ) -> Result<Self, JournalError> {
+        let config = settings.get();
         let boot_id = BootId::new(effects.runtime.boot_id());
-        let path = config.paths.data.join("records").join("containers.journal");
+        let path = config.fixed.paths.data.join("records").join("containers.journal");
         let (journal, loaded) = Journal::open::<Record>(&path, syncer.clone())?;
         if loaded.corrupt > 0 {
             tracing::error!(path = %path.display(), lines = loaded.corrupt, "passed over corrupt records");
@@ -111,13 +112,13 @@ impl Engine {
             }
         }
         let mut desired = Desired::default();
-        let sources = Sources::load(config, syncer, &mut desired)?;
+        let sources = Sources::load(&config, syncer, &mut desired)?;
         let pressure = node.disk.last().pressure.clone();
         Ok(Self {
             node,
             effects,
             boot_id,
-            start_concurrency: config.start_concurrency,
+            settings,
             sources,
             desired,
             observed: Observed { pressure, ..Observed::default() },
@@ -266,12 +267,13 @@ impl Engine {
             tracing::debug!(why, "not acting yet");
             return Plan::default();
         }
-        plan_some(&self.desired, &self.observed, &self.records, now, self.start_concurrency, uids)
+        let most = self.settings.get().start_concurrency;
+        plan_some(&self.desired, &self.observed, &self.records, now, most, uids)
     }
 
     /// Everything, for people who ask.
     fn plan_all(&self, now: &Now) -> Plan {
-        plan(&self.desired, &self.observed, &self.records, now, self.start_concurrency)
+        plan(&self.desired, &self.observed, &self.records, now, self.settings.get().start_concurrency)
     }
 
     /// Why nothing may be done yet.
@@ -494,7 +496,15 @@ impl Engine {
     }
 
     fn starts_left(&self) -> usize {
-        self.start_concurrency.saturating_sub(self.observed.starts_in_flight())
+        self.settings.get().start_concurrency.saturating_sub(self.observed.starts_in_flight())
+    }
+
+    /// The configuration is another one: who waits for a place may have one now, and an empty directory may mean something else.
+    fn configured(&mut self) {
+        self.release_deferred();
+        if let Some(handle) = self.sources.handle.as_ref().filter(|_| self.settings.get().allow_empty) {
+            handle.reread();
+        }
     }
 }
 

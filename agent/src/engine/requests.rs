@@ -37,6 +37,7 @@ impl Engine {
                 let _ = reply.send(());
             }
             Request::ImagesChanged => self.images_changed(),
+            Request::Configured => self.configured(),
             Request::Disk(pressure) => self.disk_changed(pressure),
             Request::References { reply } => {
                 let _ = reply.send(self.references());

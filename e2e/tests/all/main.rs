@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_volumes;
 mod command_line;
 mod commit;
+mod configuration;
 mod crashes;
 mod crowds;
 mod directory;

@@ -59,6 +59,8 @@ impl Default for RegistryOptions {
 #[derive(Debug)]
 pub(crate) struct Client {
     options: RegistryOptions,
+    /// As the options have it, until told otherwise. A session goes by what counted when it began.
+    insecure: std::sync::Mutex<std::sync::Arc<[String]>>,
     plain: std::sync::OnceLock<reqwest::Client>,
     secure: std::sync::OnceLock<reqwest::Client>,
     resolver: std::sync::Arc<dns::Resolver>,
@@ -76,7 +78,13 @@ impl Client {
     /// A client that has opened nothing yet.
     pub(crate) fn new(options: RegistryOptions) -> Self {
         let (plain, secure) = Default::default();
-        Self { options, plain, secure, resolver: std::sync::Arc::default() }
+        let insecure = std::sync::Mutex::new(options.insecure.as_slice().into());
+        Self { options, insecure, plain, secure, resolver: std::sync::Arc::default() }
+    }
+
+    /// From now on these registries are spoken to in plain HTTP, and no others.
+    pub(crate) fn set_insecure(&self, registries: &[String]) {
+        *crate::content::lock(&self.insecure) = registries.into();
     }
 
     /// The manifest or index that `what` (a tag or a digest) names.

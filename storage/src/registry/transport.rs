@@ -25,6 +25,8 @@ pub(crate) struct Session {
     base: Url,
     credential: Option<Credential>,
     authorization: Mutex<Option<HeaderValue>>,
+    /// Registries that are spoken to in plain HTTP.
+    insecure: Arc<[String]>,
 }
 
 impl Session {
@@ -75,6 +77,10 @@ struct ErrorEntry {
     message: String,
 }
 
+fn is_insecure(insecure: &[String], registry: &str) -> bool {
+    insecure.iter().any(|insecure| insecure.eq_ignore_ascii_case(registry))
+}
+
 /// Whether it is worth to try again.
 enum Failure {
     Final(RegistryError),
@@ -91,7 +97,8 @@ impl Client {
         let registry = reference.registry();
         // Docker Hub's registry has another name than its images.
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-        let scheme = if self.is_insecure(registry) { "http" } else { "https" };
+        let insecure = Arc::clone(&lock(&self.insecure));
+        let scheme = if is_insecure(&insecure, registry) { "http" } else { "https" };
         let text = format!("{scheme}://{host}/v2/{}/", reference.repository());
         let base = Url::parse(&text).map_err(|error| RegistryError::Protocol {
             registry: registry.to_owned(),
@@ -103,11 +110,8 @@ impl Client {
             base,
             credential,
             authorization: Mutex::new(None),
+            insecure,
         })
-    }
-
-    fn is_insecure(&self, registry: &str) -> bool {
-        self.options.insecure.iter().any(|insecure| insecure.eq_ignore_ascii_case(registry))
     }
 
     fn http(&self, url: &Url) -> Result<&reqwest::Client, reqwest::Error> {
@@ -277,7 +281,8 @@ impl Client {
             "https" => true,
             // Never from TLS to plain, and plain only to who is configured so.
             "http" => {
-                from.scheme() == "http" && (to.origin() == session.base.origin() || self.is_insecure(&named))
+                from.scheme() == "http"
+                    && (to.origin() == session.base.origin() || is_insecure(&session.insecure, &named))
             }
             _ => false,
         };

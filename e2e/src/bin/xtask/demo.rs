@@ -43,6 +43,7 @@ impl<'a> Demo<'a> {
         let program = catalog::own_program("stower")?;
         let log = fs::File::create(folder.join("agent.log"))?;
         let mut command = Command::new(&program);
+        process::without_settings(&mut command);
         command.arg("agent").arg("--manifests").arg(checkout().join("manifests/examples"));
         command.arg("--data-root").arg(folder.join("data")).arg("--run-root").arg(folder.join("run"));
         command.arg("--socket").arg(folder.join("run/stower.sock")).args(["--config", "/dev/null"]);
