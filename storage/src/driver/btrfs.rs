@@ -3,15 +3,14 @@
 //!
 //! Making a snapshot waits for a commit of the filesystem: the kernel has no other way (`btrfs_mksnapshot`, fs/btrfs/ioctl.c).
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::options::{self, OptionError};
+use super::staged::Staged;
 use super::store::{Removed, Staging, Store, make_private, open_dir, remove_tree};
 use super::{
     Driver, DriverError, DriverStatus, Found, LayerRecord, LimitChange, Reread, SnapshotKind, SnapshotLimit,
@@ -46,7 +45,7 @@ pub(crate) struct Btrfs {
     store: Store,
     root: PathBuf,
     min_space: u64,
-    staged: Mutex<HashMap<ChainId, Staging>>,
+    staged: Staged,
 }
 
 /// Whether the driver works in the directory `at`, which need not be there.
@@ -69,7 +68,7 @@ impl Btrfs {
         let min_space = min_space(options)?;
         let store = Store::open_with(root.clone(), remove)?;
         make_private(&root.join(ACCOUNTS))?;
-        let driver = Self { store, root, min_space, staged: Mutex::default() };
+        let driver = Self { store, root, min_space, staged: Staged::default() };
         driver.quotas()?;
         Ok(driver)
     }
@@ -121,10 +120,6 @@ impl Btrfs {
 
     fn quotas(&self) -> Result<Quotas, DriverError> {
         tree::quotas(&open_dir(&self.root)?).map_err(DriverError::io("ask the quotas of", &self.root))
-    }
-
-    fn staged(&self) -> std::sync::MutexGuard<'_, HashMap<ChainId, Staging>> {
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,7 +241,7 @@ impl Driver for Btrfs {
         apply_onto(open_dir(&tree)?, lowers.is_empty(), stream, limits)?;
         failpoint!("stage.written");
         set_read_only(&tree, true)?;
-        self.staged().insert(layer.chain, staging);
+        self.staged.put(layer, staging);
         Ok(())
     }
 
@@ -257,19 +252,11 @@ impl Driver for Btrfs {
         _reread: Reread<'_>,
         _limits: &UnpackLimits,
     ) -> Result<(), DriverError> {
-        let staged = self.staged().remove(&layer.chain);
-        match staged {
-            Some(staging) => self.store.place(staging, &layer.chain),
-            None => {
-                let lost = std::io::Error::other("it was not staged");
-                Err(DriverError::io("finish", self.tree(&layer.chain))(lost))
-            }
-        }
+        self.store.place(self.staged.take(layer, &self.store)?, &layer.chain)
     }
 
     fn abandon(&self, layer: &LayerRecord) {
-        let staged = self.staged().remove(&layer.chain);
-        drop(staged);
+        drop(self.staged.abandoned(layer));
     }
 
     fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {

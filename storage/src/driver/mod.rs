@@ -17,6 +17,7 @@ mod limit;
 pub(crate) mod native;
 pub(crate) mod options;
 pub(crate) mod overlay;
+pub(crate) mod staged;
 pub(crate) mod store;
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! The driver that needs nothing of the kernel: every layer and every snapshot is a whole tree. What it does, one layer
 //! after the other over a copy, is what all others are compared with.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use super::copy::copy_tree;
+use super::staged::Staged;
 use super::store::{Removed, Staging, Store, open_dir, usage};
 use super::{
     Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotRecord, Unpack,
@@ -21,12 +20,12 @@ use crate::mount::{Mount, Mounts, detached};
 #[derive(Debug)]
 pub(crate) struct Native {
     store: Store,
-    staged: Mutex<HashMap<ChainId, Staging>>,
+    staged: Staged,
 }
 
 impl Native {
     pub(crate) fn open(root: PathBuf) -> Result<Self, DriverError> {
-        Ok(Self { store: Store::open(root)?, staged: Mutex::default() })
+        Ok(Self { store: Store::open(root)?, staged: Staged::default() })
     }
 
     fn tree(&self, chain: &ChainId) -> PathBuf {
@@ -47,10 +46,6 @@ impl Native {
                 .map_err(DriverError::io("set up", tree))?,
         }
         Ok(staging)
-    }
-
-    fn staged(&self) -> std::sync::MutexGuard<'_, HashMap<ChainId, Staging>> {
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,7 +72,7 @@ impl Driver for Native {
         let staging = self.copy(lowers.first())?;
         apply_onto(open_dir(&staging.path().join("fs"))?, lowers.is_empty(), stream, limits)?;
         failpoint!("stage.written");
-        self.staged().insert(layer.chain, staging);
+        self.staged.put(layer, staging);
         Ok(())
     }
 
@@ -88,19 +83,11 @@ impl Driver for Native {
         _reread: Reread<'_>,
         _limits: &UnpackLimits,
     ) -> Result<(), DriverError> {
-        let staged = self.staged().remove(&layer.chain);
-        match staged {
-            Some(staging) => self.store.place(staging, &layer.chain),
-            None => {
-                let lost = std::io::Error::other("it was not staged");
-                Err(DriverError::io("finish", self.tree(&layer.chain))(lost))
-            }
-        }
+        self.store.place(self.staged.take(layer, &self.store)?, &layer.chain)
     }
 
     fn abandon(&self, layer: &LayerRecord) {
-        let staged = self.staged().remove(&layer.chain);
-        drop(staged);
+        drop(self.staged.abandoned(layer));
     }
 
     fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {

@@ -1,11 +1,10 @@
 //! The driver on overlayfs: a directory a layer, stacked by the kernel when a container runs.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use super::copy::{copy_tree, copy_upper};
+use super::staged::Staged;
 use super::store::{Removed, Staging, Store, open_dir, usage, usage_of};
 use super::{
     Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKind, SnapshotLimit,
@@ -32,14 +31,8 @@ const OPTIONS: [&str; 3] = ["index=off", "redirect_dir=off", "metacopy=off"];
 pub(crate) struct Overlay {
     store: Store,
     options: Vec<String>,
-    staged: Mutex<HashMap<ChainId, Staged>>,
+    staged: Staged<(Staging, Apart)>,
     limited: Limited,
-}
-
-#[derive(Debug)]
-struct Staged {
-    staging: Staging,
-    apart: Apart,
 }
 
 impl Overlay {
@@ -47,7 +40,7 @@ impl Overlay {
     pub(crate) fn open(root: PathBuf) -> Result<Self, DriverError> {
         let store = Store::open(root)?;
         let options = probe::options(&store)?;
-        Ok(Self { store, options, staged: Mutex::default(), limited: Limited::default() })
+        Ok(Self { store, options, staged: Staged::default(), limited: Limited::default() })
     }
 
     fn diff(&self, chain: &ChainId) -> PathBuf {
@@ -161,7 +154,7 @@ impl Driver for Overlay {
         let diff = staging.mkdir("diff", 0o755)?;
         let apart = apply_apart(open_dir(&diff)?, stream, limits)?;
         failpoint!("stage.written");
-        poisoned(self.staged.lock()).insert(layer.chain, Staged { staging, apart });
+        self.staged.put(layer, (staging, apart));
         Ok(())
     }
 
@@ -172,11 +165,7 @@ impl Driver for Overlay {
         reread: Reread<'_>,
         limits: &UnpackLimits,
     ) -> Result<(), DriverError> {
-        let staged = poisoned(self.staged.lock()).remove(&layer.chain);
-        let Some(Staged { mut staging, apart }) = staged else {
-            let lost = std::io::Error::other("it was not staged");
-            return Err(DriverError::io("finish", self.diff(&layer.chain))(lost));
-        };
+        let (mut staging, apart) = self.staged.take(layer, &self.store)?;
         let finished = match &apart {
             Apart::NeedsParent => Finished::NeedsParent,
             Apart::Done(unfinished) => {
@@ -194,8 +183,7 @@ impl Driver for Overlay {
     }
 
     fn abandon(&self, layer: &LayerRecord) {
-        let staged = poisoned(self.staged.lock()).remove(&layer.chain);
-        drop(staged);
+        drop(self.staged.abandoned(layer));
     }
 
     fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {

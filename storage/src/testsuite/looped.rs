@@ -14,6 +14,7 @@ use crate::diff::Trees;
 use crate::digest::ChainId;
 use crate::driver::copy::content;
 use crate::driver::overlay::reopen;
+use crate::driver::staged::Staged;
 use crate::driver::store::{Removed, Staging, Store};
 use crate::driver::{
     Driver, DriverError, DriverStatus, Found, LayerRecord, Reread, SnapshotKey, SnapshotKind, SnapshotRecord,
@@ -29,7 +30,7 @@ const IMAGE: &str = "image";
 #[derive(Debug)]
 pub struct Looped {
     store: Store,
-    staged: Mutex<HashMap<ChainId, Staging>>,
+    staged: Staged,
     active: Mutex<HashMap<SnapshotKey, (Device, Mount)>>,
 }
 
@@ -37,7 +38,7 @@ impl Looped {
     /// Opens the driver at `root`.
     pub fn open(root: &Path) -> Result<Self, DriverError> {
         let store = Store::open(root.to_owned())?;
-        Ok(Self { store, staged: Mutex::default(), active: Mutex::default() })
+        Ok(Self { store, staged: Staged::default(), active: Mutex::default() })
     }
 
     fn copy(&self, parent: Option<&ChainId>) -> Result<Staging, DriverError> {
@@ -129,7 +130,7 @@ impl Driver for Looped {
         apply_onto(reopen(&root)?, lowers.is_empty(), stream, limits)?;
         // The mount may outlive our descriptor: a child of another thread has a copy until it executes its program.
         rustix::fs::syncfs(&root).map_err(DriverError::io("sync", &image))?;
-        self.staged.lock().unwrap().insert(layer.chain, staging);
+        self.staged.put(layer, staging);
         Ok(())
     }
 
@@ -140,12 +141,11 @@ impl Driver for Looped {
         _reread: Reread<'_>,
         _limits: &UnpackLimits,
     ) -> Result<(), DriverError> {
-        let staging = self.staged.lock().unwrap().remove(&layer.chain).unwrap();
-        self.store.place(staging, &layer.chain)
+        self.store.place(self.staged.take(layer, &self.store)?, &layer.chain)
     }
 
     fn abandon(&self, layer: &LayerRecord) {
-        self.staged.lock().unwrap().remove(&layer.chain);
+        drop(self.staged.abandoned(layer));
     }
 
     fn seal(&self, layers: &[LayerRecord]) -> Result<(), DriverError> {

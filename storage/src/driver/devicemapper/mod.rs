@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode};
 
+use super::staged::Staged;
 use super::store::{Removed, SETTLE, Staging, Store};
 use super::{
     Driver, DriverError, DriverStatus, Found, LayerRecord, LimitChange, Reread, SnapshotKey, SnapshotKind,
@@ -63,18 +64,12 @@ pub(crate) struct DeviceMapper {
     reaper: Reaper,
     pool: Arc<Pool>,
     base: Mutex<Option<Thin>>,
-    staged: Mutex<HashMap<ChainId, Staged>>,
+    staged: Staged<(Staging, Thin)>,
     /// What was given out by `activate`. A view's device has a name of its own.
     active: Mutex<HashMap<SnapshotKey, (String, Mount)>>,
     /// How much each layer has, shared blocks too, in sectors.
     mapped: Mutex<HashMap<u32, u64>>,
     locks: Locks,
-}
-
-#[derive(Debug)]
-struct Staged {
-    staging: Staging,
-    thin: Thin,
 }
 
 /// A thin device that is removed again unless it is kept.
@@ -146,7 +141,7 @@ impl DeviceMapper {
             reaper,
             pool,
             base: Mutex::default(),
-            staged: Mutex::default(),
+            staged: Staged::default(),
             active: Mutex::default(),
             mapped: Mutex::default(),
             locks: Locks::default(),
@@ -267,7 +262,7 @@ impl Driver for DeviceMapper {
         record::write(&staging.path().join(THIN), settled.thin)?;
         self.note_mapped(settled.thin)?;
         let thin = settled.keep();
-        lock(&self.staged).insert(layer.chain, Staged { staging, thin });
+        self.staged.put(layer, (staging, thin));
         Ok(())
     }
 
@@ -278,11 +273,7 @@ impl Driver for DeviceMapper {
         _reread: Reread<'_>,
         _limits: &UnpackLimits,
     ) -> Result<(), DriverError> {
-        let staged = lock(&self.staged).remove(&layer.chain);
-        let Some(Staged { staging, thin }) = staged else {
-            let lost = std::io::Error::other("it was not staged");
-            return Err(DriverError::io("finish", self.store.layer(&layer.chain))(lost));
-        };
+        let (staging, thin) = self.staged.take(layer, &self.store)?;
         let fresh = Fresh { of: self, thin, kept: false };
         self.store.place(staging, &layer.chain)?;
         fresh.keep();
@@ -290,8 +281,7 @@ impl Driver for DeviceMapper {
     }
 
     fn abandon(&self, layer: &LayerRecord) {
-        let staged = lock(&self.staged).remove(&layer.chain);
-        if let Some(Staged { staging, thin }) = staged {
+        if let Some((staging, thin)) = self.staged.abandoned(layer) {
             drop(staging);
             self.reaper.add(thin);
         }
