@@ -241,6 +241,23 @@ pub enum DriverError {
         /// The one that the driver needs.
         wanted: &'static str,
     },
+    /// What a driver knows of itself cannot be read, nor can its copy.
+    #[error(
+        "{} and its copy {copy} cannot be read; put one of them back from a backup, or move {} away to begin anew: images are \
+         pulled again then, but what containers wrote there is gone",
+        path.display(), dir.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The name of its copy, beside it.
+        copy: &'static str,
+        /// All that the driver keeps.
+        dir: PathBuf,
+        /// What is wrong with one of them.
+        #[source]
+        source: Box<DriverError>,
+    },
     /// A mount failed.
     #[error(transparent)]
     Mount(#[from] crate::mount::detached::MountError),

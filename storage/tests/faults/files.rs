@@ -148,7 +148,7 @@ fn root_a_corrupt_record_costs_that_record() {
     }
     let refused = chain(&open(dir.path(), &[]).unwrap_err());
     score(FAULT, "`pool.json` and its copy", &refused, begin);
-    assert!(refused.contains("pool.json"), "{refused}");
+    assert!(refused.contains("pool.json") && refused.contains("from a backup"), "{refused}");
 }
 
 #[test]

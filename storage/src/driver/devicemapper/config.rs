@@ -95,7 +95,16 @@ impl Config {
             }
             return Ok(Some(config));
         }
-        let Ok(Some(config)) = Self::read_one(root, COPY) else { return first };
+        let config = match Self::read_one(root, COPY) {
+            Ok(Some(config)) => config,
+            Ok(None) if matches!(first, Ok(None)) => return Ok(None),
+            // A file that is damaged says more than one that is not there.
+            second => {
+                let Some(source) = first.err().or(second.err()) else { return Ok(None) };
+                let (path, dir) = (root.join(NAME), root.to_owned());
+                return Err(DriverError::Unreadable { path, copy: COPY, dir, source: Box::new(source) });
+            }
+        };
         let why = first.err().and_then(|error| Some(std::error::Error::source(&error)?.to_string()));
         tracing::warn!(path = %root.join(NAME).display(), why, "took its copy, since it cannot be read");
         config.write_one(root, NAME)?;
@@ -206,3 +215,6 @@ impl Config {
         format!("stower-{}-", self.instance)
     }
 }
+
+#[cfg(test)]
+mod tests;
