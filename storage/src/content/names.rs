@@ -1,8 +1,8 @@
 //! `index.json`: which names there are and what they mean.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -23,6 +23,9 @@ const CHOSEN: &str = "dev.stower.image.manifest";
 const BALLAST: &str = "ballast";
 /// More than an index of a thousand images takes.
 const BALLAST_BYTES: u64 = 512 << 10;
+
+/// What is read of the index, in bytes: some thirty thousand images. Of a file that damage has made longer, the rest is lost.
+const INDEX_BYTES: u64 = 16 << 20;
 
 /// One image of the store, with or without a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +50,12 @@ pub(crate) struct Names {
 impl Names {
     /// Reads what is there. A damaged entry costs that entry, which is logged.
     pub(super) fn load(path: PathBuf) -> Result<Self, ContentError> {
-        let text = match fs::read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        let text = match File::open(&path) {
+            Ok(file) => {
+                let mut bytes = Vec::new();
+                file.take(INDEX_BYTES).read_to_end(&mut bytes).map_err(ContentError::io("read", &path))?;
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(ContentError::io("read", &path)(error)),
         };

@@ -213,6 +213,10 @@ fn a_damaged_entry_costs_that_entry() {
         .join("\n");
     fs::write(&path, broken).unwrap();
     assert_eq!(known(&ContentStore::open(dir.path()).unwrap()), ["a:latest", "c:latest"]);
+    // Longer than any index is: what is within the bound is taken.
+    let (first, last) = text.split_at(text.find(",\n").unwrap() + 2);
+    fs::write(&path, format!("{first}{}{last}", " ".repeat(17 << 20))).unwrap();
+    assert_eq!(known(&ContentStore::open(dir.path()).unwrap()), ["a:latest"]);
     fs::write(&path, "").unwrap();
     assert_eq!(known(&ContentStore::open(dir.path()).unwrap()), [""; 0]);
 }
