@@ -186,6 +186,26 @@ async fn root_bad_files_are_refused_and_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn root_an_archive_that_is_a_bomb_is_refused() {
+    use std::error::Error;
+    let (dir, storage) = storage(&[]);
+    // 1.25 GiB of what is passed over, so that no other bound is reached, and then an image.
+    let zeros = tar_file("old/json", &vec![0; 64 << 20]);
+    let built = image(&host(), &[tar(&[("a", b"1")])], Flavour::OciGzip);
+    let mut packed = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+    for _ in 0..20 {
+        std::io::Write::write_all(&mut packed, &zeros).unwrap();
+    }
+    std::io::Write::write_all(&mut packed, &layout_archive(&built, "app:1")).unwrap();
+    let packed = packed.finish().unwrap();
+    assert!(packed.len() < 1 << 20);
+    let refused = import(&storage, &packed, None).await.unwrap_err();
+    let why = refused.source().unwrap().to_string();
+    assert!(why.contains("uncompressed bytes of an archive of its length"), "{refused}: {why}");
+    assert_eq!(blobs(dir.path()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn root_a_layout_directory_is_not_trusted() {
     let (dir, storage) = storage(&[]);
     let built = image(&host(), &[tar(&[("a", b"1")])], Flavour::OciGzip);

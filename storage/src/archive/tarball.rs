@@ -36,41 +36,68 @@ pub(super) enum Member {
     Link(String),
 }
 
-struct Plain(BufReader<Box<dyn Read>>);
+/// The archive without its compression, as far as it is no bomb.
+struct Plain {
+    inner: BufReader<Box<dyn Read>>,
+    /// Bytes that may still come; none are counted where nothing was compressed.
+    left: u64,
+    bound: u64,
+}
 
 impl Read for Plain {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        let from = self.fill_buf()?;
+        let amount = from.len().min(buffer.len());
+        buffer[..amount].copy_from_slice(&from[..amount]);
+        self.consume(amount);
+        Ok(amount)
     }
 }
 
 impl BufRead for Plain {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.0.fill_buf()
+        if self.left == 0 {
+            return Err(io::Error::other("too much comes of it"));
+        }
+        self.inner.fill_buf()
     }
 
     fn consume(&mut self, amount: usize) {
-        self.0.consume(amount);
+        self.left = self.left.saturating_sub(u64::try_from(amount).unwrap_or(u64::MAX));
+        self.inner.consume(amount);
     }
 }
 
-impl Source for Plain {}
+impl Source for Plain {
+    fn reason(&mut self, error: io::Error) -> LayerError {
+        if self.left == 0 {
+            return LayerError::Limit {
+                what: "uncompressed bytes of an archive of its length",
+                limit: self.bound,
+            };
+        }
+        LayerError::Read(error)
+    }
+}
 
-fn open(import: &Import<'_>) -> io::Result<Plain> {
+/// `limits` has what may come of a compressed archive, as of a compressed layer.
+fn open(import: &Import<'_>, limits: &UnpackLimits) -> io::Result<Plain> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mut file = BufReader::new(File::from(rustix::fs::open(import.path, flags, Mode::empty())?));
-    let inner: Box<dyn Read> = match file.fill_buf()? {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
-        _ => Box::new(file),
+    let file = File::from(rustix::fs::open(import.path, flags, Mode::empty())?);
+    let bound = file.metadata()?.len().saturating_mul(limits.max_ratio).max(limits.ratio_from);
+    let mut file = BufReader::new(file);
+    let (inner, bound): (Box<dyn Read>, u64) = match file.fill_buf()? {
+        [0x1f, 0x8b, ..] => (Box::new(flate2::bufread::MultiGzDecoder::new(file)), bound),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => (Box::new(zstd::stream::read::Decoder::with_buffer(file)?), bound),
+        _ => (Box::new(file), u64::MAX),
     };
-    Ok(Plain(BufReader::with_capacity(256 << 10, inner)))
+    Ok(Plain { inner: BufReader::with_capacity(256 << 10, inner), left: bound, bound })
 }
 
 /// Stores every member of the archive by its digest.
 pub(super) fn gather(import: &mut Import<'_>) -> Result<Found, ImportError> {
-    let mut source = open(import).map_err(|error| import.unreadable(error))?;
     let limits = UnpackLimits { max_bytes: import.limits.image_bytes, ..UnpackLimits::default() };
+    let mut source = open(import, &limits).map_err(|error| import.unreadable(error))?;
     let mut reader = Reader::new(&mut source, &limits);
     let path = import.path.to_owned();
     let broken = |source: LayerError| ImportError::Archive { path: path.clone(), source };
