@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use crate::layer::{Attributes, copy_attributes, copy_dir_meta, kind, mtime, names, stamps, stat};
+use crate::layer::{Attributes, copy_attributes, copy_dir_meta, kind, mtime, names, stamps, stat, together};
 
 const READ_DIR: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -16,7 +16,7 @@ const READ_DIR: OFlags =
 /// Copies all of `from` into the empty directory `to`: content (shared where the filesystem can), holes, links between
 /// files, owners, modes, times, extended attributes, nodes.
 pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    Copy { root: to.as_fd(), linked: HashMap::new(), marks: false }.level(from, to, &mut Vec::new())
+    copy(from, to, false)
 }
 
 /// Far deeper than any layer can make it; each level takes two descriptors, and room on the stack.
@@ -24,7 +24,12 @@ const MAX_DEPTH: usize = 300;
 
 /// The same of a directory that overlayfs has written to: its marks on directories that hide lower ones are copied too.
 pub(crate) fn copy_upper(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    Copy { root: to.as_fd(), linked: HashMap::new(), marks: true }.level(from, to, &mut Vec::new())
+    copy(from, to, true)
+}
+
+fn copy(from: &OwnedFd, to: &OwnedFd, marks: bool) -> io::Result<()> {
+    let mut copy = Copy { root: to.as_fd(), linked: HashMap::new(), marks };
+    together(|| copy.level(from, to, &mut Vec::new()))
 }
 
 /// The mark (kernel documentation, filesystems/overlayfs.rst, "Whiteouts and opaque directories").

@@ -9,6 +9,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::books::{Books, DirState, Origin};
+use super::dropped::together;
 use super::fs::{is_whiteout, kind, look, names, open_dir, os, read_dir_beneath, stamps};
 use super::meta::Meta;
 use super::path::{Leaf, components, split};
@@ -74,9 +75,11 @@ pub(crate) fn apply_onto(
         DirState::touched(super::fs::mtime(&stat))
     };
     let mut extractor = Extractor::new(root, Way::Onto, state, limits);
-    extractor.run(&mut stream)?;
-    stream.verify()?;
-    extractor.settle()
+    together(|| {
+        extractor.run(&mut stream)?;
+        stream.verify()?;
+        extractor.settle()
+    })
 }
 
 /// Unpacks `stream` into the empty directory `root`. The whole stream is verified, unless the parent is needed.
@@ -86,12 +89,17 @@ pub(crate) fn apply_apart(
     limits: &UnpackLimits,
 ) -> Result<Apart, LayerError> {
     let mut extractor = Extractor::new(root, Way::Apart, DirState::made(), limits);
-    extractor.run(&mut stream)?;
-    if extractor.needs_parent {
+    let done = together(|| {
+        extractor.run(&mut stream)?;
+        if extractor.needs_parent {
+            return Ok(false);
+        }
+        stream.verify()?;
+        extractor.settle().map(|()| true)
+    })?;
+    if !done {
         return Ok(Apart::NeedsParent);
     }
-    stream.verify()?;
-    extractor.settle()?;
     let Books { dirs, whiteouts, implied, .. } = extractor.books;
     Ok(Apart::Done(Unfinished { dirs, whiteouts, implied }))
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::LayerError;
 use super::books::Origin;
+use super::dropped::together;
 use super::extract::Unfinished;
 use super::fs::{copy_dir_meta, kind, look, open_beneath, os, read_dir_beneath, stamps};
 use super::meta::Meta;
@@ -27,6 +28,14 @@ pub(crate) enum Finished {
 
 /// Completes the unpacked tree at `root`. `parent` is the merged tree of all lower layers, if there are any.
 pub(crate) fn finish(
+    root: &OwnedFd,
+    layer: &Unfinished,
+    parent: Option<BorrowedFd<'_>>,
+) -> Result<Finished, LayerError> {
+    together(|| complete(root, layer, parent))
+}
+
+fn complete(
     root: &OwnedFd,
     layer: &Unfinished,
     parent: Option<BorrowedFd<'_>>,

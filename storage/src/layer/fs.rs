@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use super::dropped::{self, Why};
 use super::tar::Time;
 
 const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -202,11 +203,7 @@ pub(crate) fn copy_attributes(from: &Attributes<'_>, to: &Attributes<'_>) -> io:
             Ok(()) => {}
             // A capability that is lost would show only when the program runs.
             Err(Errno::OPNOTSUPP) if name.to_bytes() != b"security.capability" => {
-                let attribute = name.to_string_lossy();
-                tracing::warn!(
-                    attribute = &*attribute,
-                    "dropped an extended attribute that this filesystem does not take"
-                );
+                dropped::note(Why::Unsupported, b"", name.to_bytes());
             }
             Err(error) => return Err(error.into()),
         }

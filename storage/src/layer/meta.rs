@@ -7,6 +7,7 @@ use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::LayerError;
+use super::dropped::{self, Why};
 use super::fs::{Attributes, is_overlay_attribute, os, owner, stamps};
 use super::tar::{Entry, Time};
 
@@ -33,11 +34,7 @@ impl Meta {
         let mut xattrs = Vec::with_capacity(entry.xattrs.len());
         for (name, value) in &entry.xattrs {
             if is_overlay_attribute(name) {
-                tracing::warn!(
-                    path = super::shown(&entry.path),
-                    attribute = super::shown(name),
-                    "dropped an extended attribute that is overlayfs's own"
-                );
+                dropped::note(Why::Overlay, &entry.path, name);
                 continue;
             }
             let name = CString::new(name.as_slice()).map_err(|_| {
@@ -62,11 +59,7 @@ impl Meta {
                 Ok(()) => {}
                 // A capability that is lost would show only when the program runs.
                 Err(Errno::OPNOTSUPP | Errno::PERM) if name.to_bytes() != b"security.capability" => {
-                    tracing::warn!(
-                        path = super::shown(path),
-                        attribute = name.to_string_lossy().as_ref(),
-                        "dropped an extended attribute that this filesystem does not take"
-                    );
+                    dropped::note(Why::Unsupported, path, name.to_bytes());
                 }
                 Err(error) => return Err(LayerError::io(path, "set an extended attribute", error)),
             }

@@ -10,6 +10,7 @@
 //! overlayfs; what only the parent can tell is added by [`finish`] when the parent is there.
 
 mod books;
+mod dropped;
 mod error;
 mod extract;
 mod finish;
@@ -23,6 +24,7 @@ mod stream;
 pub(crate) mod tar;
 pub(crate) mod write;
 
+pub(crate) use dropped::together;
 pub use error::LayerError;
 pub(crate) use error::shown;
 pub(crate) use extract::{Apart, apply_apart, apply_onto};
