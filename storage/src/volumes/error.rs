@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::{VolumeDriver, VolumeKey};
+use crate::ext4::Ext4Error;
 use crate::mount::detached::MountError;
 
 /// Why something was not done with a volume. Sizes are in bytes.
@@ -178,24 +179,9 @@ pub enum VolumeError {
         /// The directory.
         path: PathBuf,
     },
-    /// A program is not installed.
-    #[error("{program} is not installed; install the package {package}")]
-    NoProgram {
-        /// The program.
-        program: &'static str,
-        /// The package that has it.
-        package: &'static str,
-    },
-    /// A program did not do what it should.
-    #[error("{program} failed on {}: {output}", path.display())]
-    Program {
-        /// The program.
-        program: &'static str,
-        /// What it worked on.
-        path: PathBuf,
-        /// The end of what it said.
-        output: String,
-    },
+    /// The filesystem that keeps a volume within its capacity cannot be made or used.
+    #[error(transparent)]
+    Ext4(Ext4Error),
     /// The filesystem in a volume cannot be mounted.
     #[error("cannot mount the filesystem of volume {key}")]
     Mount {
@@ -229,7 +215,7 @@ impl VolumeError {
 
     /// Whether the machine said that something is full.
     pub(super) fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if full(source))
+        matches!(self, Self::Io { source, .. } | Self::Ext4(Ext4Error::Io { source, .. }) if full(source))
     }
 }
 

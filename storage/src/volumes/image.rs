@@ -13,7 +13,7 @@ pub(super) const NAME: &str = "image";
 
 pub(super) use ext4::mount;
 
-/// The same error, of the volume.
+/// The same error, of the volume where that says more.
 pub(super) fn of(key: &VolumeKey) -> impl Fn(Ext4Error) -> VolumeError {
     let key = key.clone();
     move |error| {
@@ -21,10 +21,8 @@ pub(super) fn of(key: &VolumeKey) -> impl Fn(Ext4Error) -> VolumeError {
         match error {
             Ext4Error::TooLarge { want, most, at } => VolumeError::TooLarge { key, want, most, at },
             Ext4Error::InUse(_) => VolumeError::CannotGrowInUse(key),
-            Ext4Error::NoProgram { program, package } => VolumeError::NoProgram { program, package },
-            Ext4Error::Program { program, path, output } => VolumeError::Program { program, path, output },
             Ext4Error::Mount { source, .. } => VolumeError::Mount { key, source },
-            Ext4Error::Io { what, path, source } => VolumeError::Io { what, path, source },
+            other => VolumeError::Ext4(other),
         }
     }
 }
