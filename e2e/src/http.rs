@@ -44,10 +44,21 @@ pub fn tcp(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body:
 
 /// A request on a unix socket.
 pub fn unix(socket: &Path, method: &str, path: &str) -> Result<Response> {
+    unix_with(socket, method, path, &[], &[])
+}
+
+/// A request on a unix socket, with headers and a body.
+pub fn unix_with(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
     let stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    exchange(stream, "localhost", method, path, &[], &[])
+    exchange(stream, "localhost", method, path, headers, body)
         .with_context(|| format!("{method} {path} on {}", socket.display()))
 }
 

@@ -273,7 +273,7 @@ fn libc_nofollow() -> i32 {
 }
 
 /// Whether a test leaves a sync out, by `STOWER_FAILPOINT`, to see that a power cut finds it; never in a release.
-fn left_out(name: &str) -> bool {
+pub(crate) fn left_out(name: &str) -> bool {
     cfg!(debug_assertions) && std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name)
 }
 

@@ -37,8 +37,8 @@ fn program() {
             assert!(status.unwrap().success(), "mark {text}");
         });
     } else {
-        let must = get("POWERCUT_MUST");
-        let wrong = verify(&root, must.split_whitespace());
+        let (must, begun) = (get("POWERCUT_MUST"), get("POWERCUT_BEGUN"));
+        let wrong = verify(&root, must.split_whitespace(), begun.split_whitespace());
         assert!(wrong.is_empty(), "WRONG\n{}\n", wrong.join("\n"));
     }
 }
@@ -56,9 +56,11 @@ fn work(root: &Path, rounds: u64, mark: &mut dyn FnMut(&str)) {
     // One that was killed is followed by one that goes on behind what it had done.
     let first = loaded.entries.values().max().map_or(0, |last| last + 1);
     for round in (first..).take_while(|round| rounds == 0 || round - first < rounds) {
+        mark(&format!("~put=ledger:default/{round}={round}"));
         ledger.put(&format!("default/{round}"), &round).unwrap();
         syncer.flush();
         mark(&format!("+ledger:default/{round}={round}"));
+        mark(&format!("~put=records:counter={}", round * BURST + BURST - 1));
         for n in 0..BURST {
             records.put("counter", &(round * BURST + n)).unwrap();
         }
@@ -66,6 +68,7 @@ fn work(root: &Path, rounds: u64, mark: &mut dyn FnMut(&str)) {
         mark(&format!("+records:counter={}", round * BURST + BURST - 1));
         if let Some(last) = round.checked_sub(2).filter(|last| *last >= first) {
             mark(&format!("-ledger:default/{last}={last}"));
+            mark(&format!("~take=ledger:default/{last}=gone"));
             ledger.remove(&format!("default/{last}")).unwrap();
             syncer.flush();
             mark(&format!("+ledger:default/{last}=gone"));
@@ -74,8 +77,12 @@ fn work(root: &Path, rounds: u64, mark: &mut dyn FnMut(&str)) {
     }
 }
 
-/// What is wrong, a line each.
-fn verify<'a>(root: &Path, must: impl Iterator<Item = &'a str>) -> Vec<String> {
+/// What is wrong, a line each. What was only begun is counted where it is not there.
+fn verify<'a>(
+    root: &Path,
+    must: impl Iterator<Item = &'a str>,
+    begun: impl Iterator<Item = &'a str>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let syncer = Syncer::start().unwrap();
     let mut all = Vec::new();
@@ -110,19 +117,25 @@ fn verify<'a>(root: &Path, must: impl Iterator<Item = &'a str>) -> Vec<String> {
             other => wrong.push(format!("{name} does not take a new entry: {other:?}")),
         }
     }
-    for what in must {
-        let Some((name, rest)) = what.split_once(':') else { continue };
-        let Some((_, entries)) = all.iter().find(|(known, _)| *known == name) else { continue };
+    let found = |what: &str| -> Option<(bool, Option<u64>)> {
+        let (name, rest) = what.split_once(':')?;
+        let (_, entries) = all.iter().find(|(known, _)| *known == name)?;
         let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
-        let found = entries.get(key);
+        let found = entries.get(key).copied();
         let holds = match value {
             "gone" => found.is_none(),
-            value => found.is_some_and(|found| *found >= value.parse().unwrap()),
+            value => found.is_some_and(|found| found >= value.parse().unwrap()),
         };
-        if !holds {
+        Some((holds, found))
+    };
+    for what in must {
+        if let Some((false, found)) = found(what) {
             wrong.push(format!("{what} had been promised, and it is {found:?}"));
         }
     }
+    let lost = begun.filter(|what| found(what).is_some_and(|(holds, _)| !holds)).count();
+    let entries: usize = all.iter().map(|(_, entries)| entries.len()).sum();
+    println!("FIGURES entries={entries} begun-and-lost={lost}");
     wrong
 }
 
@@ -131,16 +144,16 @@ fn without_a_cut_nothing_is_lost_and_what_is_missing_is_seen() {
     let at = tempfile::tempdir().unwrap();
     let mut marks = Vec::new();
     work(at.path(), 4, &mut |mark| marks.push(mark.to_owned()));
-    assert_eq!(marks.len(), 4 * 2 + 2 * 3, "{marks:?}");
+    assert_eq!(marks.len(), 4 * 4 + 2 * 4, "{marks:?}");
     let must = ["ledger:default/1=gone", "ledger:default/3=3", "records:counter=1599"];
     assert!(must.iter().all(|what| marks.contains(&format!("+{what}"))), "{marks:?}");
-    assert_eq!(verify(at.path(), must.into_iter()), Vec::<String>::new());
+    assert_eq!(verify(at.path(), must.into_iter(), [].into_iter()), Vec::<String>::new());
     let wrong = ["ledger:default/1=1", "ledger:default/3=gone", "records:counter=1600"];
-    assert_eq!(verify(at.path(), wrong.into_iter()).len(), 3);
+    assert_eq!(verify(at.path(), wrong.into_iter(), [].into_iter()).len(), 3);
 
     let path = at.path().join("ledger/it.journal");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[20] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    assert!(verify(at.path(), [].into_iter()).join("\n").contains("1 damaged"));
+    assert!(verify(at.path(), [].into_iter(), [].into_iter()).join("\n").contains("1 damaged"));
 }

@@ -2,8 +2,8 @@
 # The agent itself on a disk whose power is cut.
 #
 #   agent.sh start FOLDER             starts it, and waits until it is ready
-#   agent.sh work FOLDER COUNT MARK…  declares so many containers (0: until it is killed) and holds them; MARK is a command
-#   agent.sh verify FOLDER            looks for what POWERCUT_MUST has of it: container:NAME=UID, hold:NAME
+#   agent.sh work FOLDER COUNT MARK…  works with it, as `replay tell` does, until COUNT containers were declared (0: until it is killed)
+#   agent.sh verify FOLDER            looks for what POWERCUT_MUST has of it, as `replay told` does
 #   agent.sh look FOLDER              starts it, verifies, and stops it
 #
 # No image is there, so no container runs: what is looked for is the ledger and the records.
@@ -11,6 +11,7 @@ set -u
 action=$1
 folder=$2
 stower=${0%/*}/stower
+replay=${0%/*}/replay
 export STOWER_SOCKET=/run/powercut/socket
 
 start() {
@@ -32,34 +33,11 @@ start() {
 }
 
 work() {
-    count=$1
-    shift
-    n=$($stower get containers -o name | wc -l)
-    end=$((n + count))
-    while [ "$count" = 0 ] || [ "$n" -lt "$end" ]; do
-        n=$((n + 1))
-        object="{apiVersion: stower.dev/v1alpha1, kind: Container, metadata: {name: c$n},
-            spec: {image: 'localhost/none:1', imagePullPolicy: Never, restartPolicy: Never}}"
-        uid=$(echo "$object" | $stower apply -f - -o json | sed -n 's/^ *"uid": "\(.*\)".*/\1/p' | head -n 1)
-        "$@" "+container:c$n=$uid" || exit 1
-        $stower stop "c$n" >/dev/null && "$@" "+hold:c$n" || exit 1
-    done
+    "$replay" tell $STOWER_SOCKET "$@"
 }
 
 verify() {
-    uids=$($stower get containers -o json) && table=$($stower get containers --no-headers) || return 1
-    held=" $(echo "$table" | sed -n 's/^\([^ ]*\)  *Stopped .*/\1/p' | tr '\n' ' ')"
-    wrong=
-    for what in $POWERCUT_MUST; do
-        case $what in
-        container:*) case $uids in *"\"${what#*=}\""*) continue ;; esac ;;
-        hold:*) case $held in *" ${what#*:} "*) continue ;; esac ;;
-        *) continue ;;
-        esac
-        echo "WRONG: $what had been promised"
-        wrong=1
-    done
-    [ -z "$wrong" ]
+    "$replay" told $STOWER_SOCKET
 }
 
 stop() {

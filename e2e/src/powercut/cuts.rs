@@ -25,10 +25,10 @@ pub(super) enum Moment {
     Between,
 }
 
-/// `count` different cuts after the mark [`BEGIN`], fewer only where the log has no more: pairs at flushes drawn by `seed`, just
+/// `count` different cuts after the last mark [`BEGIN`], fewer only where the log has no more: pairs at flushes drawn by `seed`, just
 /// after each and without the entry before it; then any.
 pub(super) fn choose(entries: &[Entry], count: usize, seed: u64) -> Vec<Cut> {
-    let first = entries.iter().position(|entry| entry.mark.as_deref() == Some(BEGIN)).map_or(0, |at| at + 1);
+    let first = entries.iter().rposition(|entry| entry.mark.as_deref() == Some(BEGIN)).map_or(0, |at| at + 1);
     let mut random = Random(seed);
     let is_flush = |at: &usize| entries[*at].has(flag::FLUSH | flag::FUA);
     let mut flushes: Vec<_> = (first..entries.len()).filter(is_flush).collect();
@@ -65,6 +65,36 @@ pub(super) fn certain<'a>(marks: impl IntoIterator<Item = &'a str>) -> Vec<&'a s
         }
     }
     certain
+}
+
+/// What may be after marks in this order: what `~STEP=WHAT` has begun and no `+WHAT` has ended.
+pub(super) fn begun<'a>(marks: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut begun = Vec::new();
+    for mark in marks {
+        if let Some((_, what)) = mark.strip_prefix('~').and_then(|step| step.split_once('=')) {
+            begun.push(what);
+        } else if let Some(what) = mark.strip_prefix('+') {
+            begun.retain(|other| *other != what);
+        }
+    }
+    begun
+}
+
+/// What the storage's work was at after marks in this order: a step of it, `remove`, or `between` two.
+pub(super) fn step<'a>(marks: impl DoubleEndedIterator<Item = &'a str>) -> &'a str {
+    for mark in marks.rev() {
+        let (kind, rest) = mark.split_at(mark.len().min(1));
+        let is_storage = ["image:", "volume:"].iter().any(|what| rest.starts_with(what));
+        match (kind, rest.split_once('=')) {
+            // The journals' own.
+            ("~", Some(("put" | "take", _))) => {}
+            ("~", Some((step, _))) => return step,
+            ("-", _) if is_storage => return "remove",
+            ("+", _) if is_storage => break,
+            _ => {}
+        }
+    }
+    "between"
 }
 
 /// splitmix64: the same numbers for a seed, for ever.

@@ -5,6 +5,7 @@
 //!     └──► marks: "this is certain from now on" ──────────────────────────────┤
 //!                                                                             ▼ log
 //!  replay: chosen cuts ──► a copy of the disk as each would leave it ──► mount, start, verify
+//!           (in the machine, or on this one, which is many times faster but has no device-mapper)
 //!
 //!  kills: the same work, the emulator killed in the middle of it, the machine switched on, start, verify
 //! ```
@@ -12,18 +13,24 @@
 //! Everything below the data root is recorded: the filesystem's own tables, and what lies in files of it that are disks themselves.
 
 mod cuts;
+mod ground;
 mod kills;
 mod replay;
+mod tell;
 
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-pub use self::kills::Kills;
+pub use self::ground::Ground;
+pub use self::kills::{Killed, Kills};
 pub use self::replay::{Look, Replay};
+pub use self::tell::{tell, told};
 use crate::vm::{Mirror, Tests};
-use crate::{Vm, VmOptions, catalog, node};
+use crate::{Vm, VmOptions, catalog, node, process};
 
 /// The exit code of `replay` where something was wrong after a cut.
 pub const FOUND: u8 = 3;
@@ -31,8 +38,8 @@ pub const FOUND: u8 = 3;
 const MOUNT: &str = "/cut";
 /// Where the programs are.
 const PROGRAMS: &str = "/host/programs";
-/// Puts a mark into the log.
-const MARK: &str = "/host/programs/replay mark log";
+/// How `replay` is told to put marks into the log.
+const MARK: &str = "mark log";
 /// The two that have the work and the look at its remains, in a test `program`.
 const STORAGE: &str = "storage";
 const JOURNAL: &str = "journal";
@@ -72,8 +79,8 @@ impl Work {
     }
 
     /// Both kinds of work, for a shell, until both have ended.
-    fn both(&self, place: &Place, mark: &str) -> String {
-        format!("{} & {} && wait $!", self.command(JOURNAL, place, mark), self.command(STORAGE, place, mark))
+    fn both(&self, place: &Place) -> String {
+        format!("{} & {} && wait $!", self.command(JOURNAL, place, MARK), self.command(STORAGE, place, MARK))
     }
 
     fn environment(&self, what: &str, place: &Place) -> Vec<(String, String)> {
@@ -94,16 +101,16 @@ impl Work {
     }
 
     fn look(&self, name: &str, place: &Place) -> Look {
-        Look { command: program(name), environment: self.environment("verify", place) }
+        Look { command: program(PROGRAMS, name), environment: self.environment("verify", place) }
     }
 
     /// For a shell; nothing in it needs quotes but the mark.
     fn command(&self, name: &str, place: &Place, mark: &str) -> String {
-        let mut words = vec!["env".to_owned(), format!("POWERCUT_MARK='{mark}'")];
+        let mut words = vec!["env".to_owned(), format!("POWERCUT_MARK='{PROGRAMS}/replay {mark}'")];
         words.extend(
             self.environment("work", place).into_iter().map(|(name, value)| format!("{name}={value}")),
         );
-        words.extend(program(name));
+        words.extend(program(PROGRAMS, name));
         words.join(" ")
     }
 }
@@ -132,8 +139,8 @@ fn programs() -> Result<Mirror> {
 }
 
 /// The test `program` of a test program.
-fn program(name: &str) -> Vec<String> {
-    [&format!("{PROGRAMS}/{name}"), "program", "--exact", "--nocapture"].map(str::to_owned).to_vec()
+fn program(programs: &str, name: &str) -> Vec<String> {
+    [&format!("{programs}/{name}"), "program", "--exact", "--nocapture"].map(str::to_owned).to_vec()
 }
 
 /// What says on what disk the agent is.
@@ -151,6 +158,15 @@ fn agent_program(what: &str, mount: &str) -> String {
     format!("sh {PROGRAMS}/agent.sh {what} {mount}/agent")
 }
 
+/// Whether a replay that ended so has found something wrong.
+fn verdict(code: Option<i32>, text: String) -> Result<Found> {
+    match code.map(u8::try_from) {
+        Some(Ok(0)) => Ok(Found { wrong: false, text }),
+        Some(Ok(FOUND)) => Ok(Found { wrong: true, text }),
+        _ => bail!("replay ended with {code:?}:\n{text}"),
+    }
+}
+
 /// What a replay has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -164,7 +180,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct PowerCuts {
     vm: Vm,
-    _programs: Mirror,
+    programs: Mirror,
 }
 
 impl PowerCuts {
@@ -180,23 +196,29 @@ impl PowerCuts {
         };
         let mut vm = Vm::boot(options)?;
         vm.ok("modprobe -a dm-log-writes dm-snapshot dm-thin-pool loop overlay btrfs")?;
-        Ok(Self { vm, _programs: programs })
+        Ok(Self { vm, programs })
     }
 
     /// Does the work on a new filesystem, and leaves the log of it.
     pub fn record(&mut self, work: &Work) -> Result<()> {
         let place = place(work);
         self.begin(work.filesystem(), work.mkfs(), &place)?;
-        self.log(&work.both(&place, MARK))
+        self.log(&work.both(&place))
     }
 
     /// Has the agent itself told of so many containers and holds on a new filesystem, and leaves the log of it.
     pub fn record_agent(&mut self, containers: u64, left_out: Option<&str>) -> Result<()> {
         let (work, place) = (agents_work(), place(&agents_work()));
         self.begin(work.filesystem(), work.mkfs(), &place)?;
-        let left_out = left_out.map(|name| format!("export STOWER_FAILPOINT={name};")).unwrap_or_default();
         let [start, tell, stop] = ["start", "work", "stop"].map(|what| agent_program(what, MOUNT));
-        self.log(&format!("{left_out} {start} && {tell} {containers} {MARK}; told=$?; {stop}; exit $told"))
+        // What is to be found is what was told, so the start is left out then.
+        let start = match left_out {
+            Some(name) => {
+                format!("export STOWER_FAILPOINT={name}; {start} && {PROGRAMS}/replay {MARK} begin")
+            }
+            None => start,
+        };
+        self.log(&format!("{start} && {tell} {containers} {MARK}; told=$?; {stop}; exit $told"))
     }
 
     /// Makes and mounts a new filesystem whose writes are logged.
@@ -211,7 +233,7 @@ impl PowerCuts {
             {mkfs} /dev/mapper/log
             mkdir -p {MOUNT} {beside}
             mount -t {filesystem} /dev/mapper/log {MOUNT}
-            {MARK} begin",
+            {PROGRAMS}/replay {MARK} begin",
             beside = place.beside,
         ))?;
         Ok(())
@@ -235,6 +257,55 @@ impl PowerCuts {
         self.look(work.filesystem(), looks, count, seed, enough)
     }
 
+    /// The same on this machine, for drivers that need no device-mapper: its own kernel mounts what a cut has left.
+    pub fn replay_here(&mut self, work: &Work, count: usize, seed: u64, enough: usize) -> Result<Found> {
+        let folder = tempfile::Builder::new().prefix("stower-powercut-").tempdir_in("/var/tmp")?;
+        let path = |name: &str| folder.path().join(name);
+        for name in ["beside", "memory", "cut"] {
+            std::fs::create_dir(path(name))?;
+        }
+        // What the work knows of itself, and the log, which is complete.
+        let guest = place(work).beside;
+        self.vm.ok(&format!("tar -C {guest} -cf /var/tmp/beside.tar . && sync"))?;
+        let archive = path("beside.tar");
+        std::fs::write(&archive, self.vm.pull("/var/tmp/beside.tar")?)?;
+        process::run(
+            "tar",
+            ["-C".as_ref(), path("beside").as_os_str(), "-xf".as_ref(), archive.as_os_str()],
+        )?;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let here = Place { mount: text(&path("cut")), beside: text(&path("beside")) };
+        let programs = text(self.programs.path());
+        let look = |name: &str| Look {
+            command: program(&programs, name),
+            environment: work.environment("verify", &here),
+        };
+        let replay = Replay {
+            log: self.vm.disk("log").context("a machine without a log")?,
+            ground: Ground::Memory { folder: path("memory"), size: DISK },
+            filesystem: work.filesystem().to_owned(),
+            mount: path("cut"),
+            looks: vec![look(STORAGE), look(JOURNAL)],
+            count,
+            seed,
+            enough,
+        };
+        // Mounts of its own: nobody else sees the disks, and they go with it.
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "--"]).arg(self.programs.path().join("replay"));
+        command.arg("cuts").arg(serde_json::to_string(&replay)?);
+        let mut command = process::dies_with_us(&command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = process::spawn_from_lasting_thread(command)?;
+        let mut text = String::new();
+        for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+            let line = line?;
+            println!("{line}");
+            text.extend([line.as_str(), "\n"]);
+        }
+        verdict(child.wait()?.code(), text)
+    }
+
     /// Cuts what the agent was told so many times.
     pub fn replay_agent(&mut self, count: usize, seed: u64, enough: usize) -> Result<Found> {
         let command = agent_program("look", MOUNT).split(' ').map(str::to_owned).collect();
@@ -253,8 +324,7 @@ impl PowerCuts {
         let disk = |name: &str| PathBuf::from(format!("/dev/disk/by-id/{name}"));
         let replay = Replay {
             log: disk("log"),
-            copy: disk("copy"),
-            scratch: disk("scratch"),
+            ground: Ground::Machine { copy: disk("copy"), scratch: disk("scratch") },
             filesystem: filesystem.to_owned(),
             mount: MOUNT.into(),
             looks,
@@ -266,11 +336,6 @@ impl PowerCuts {
         // The emulator takes a second and more for each.
         let limit = Duration::from_secs(60 + 20 * u64::try_from(count)?);
         let output = self.vm.run(&[&format!("{PROGRAMS}/replay"), "cuts", &text], limit)?;
-        let wrong = match u8::try_from(output.code).context("an odd exit code")? {
-            0 => false,
-            FOUND => true,
-            code => anyhow::bail!("replay ended with {code}:\n{}", output.text),
-        };
-        Ok(Found { wrong, text: output.text })
+        verdict(Some(output.code), output.text)
     }
 }

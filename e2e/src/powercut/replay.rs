@@ -1,42 +1,38 @@
-//! The replay of a log in the guest: to each cut, and there a look at what is left.
+//! The replay of a log: to each cut, and there a look at what is left.
 //!
 //! ```text
 //!  log ──► entries, one by one ──► the copy of the disk
 //!                                        ▲ below
-//!                     at each cut:   a snapshot that keeps what the look writes ──► mount ──► the looks ──► dropped
+//!                     at each cut:   what keeps what the look writes (ground) ──► mount ──► the looks ──► dropped
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use rustix::mount::{MountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
 use super::cuts::{self, Cut};
+use super::ground::Ground;
 use crate::log_writes::{Log, flag};
-use crate::{dm, process};
+use crate::process;
 
-/// The device of the snapshot.
-const SNAPSHOT: &str = "cut";
-/// What a filesystem that is still busy may take to be let go: deleting threads, loop devices.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// What a look begins a line of numbers with: `FIGURES NAME=NUMBER …`.
+pub(super) const FIGURES: &str = "FIGURES ";
 
-/// What the guest is to do.
+/// What is to be done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Replay {
     /// The log.
     pub log: PathBuf,
-    /// A disk of the recorded one's size, all zeros.
-    pub copy: PathBuf,
-    /// A disk for what is written after a cut.
-    pub scratch: PathBuf,
+    /// Where the cuts are looked at.
+    pub ground: Ground,
     /// What is on the recorded disk.
     pub filesystem: String,
-    /// Where it is mounted for the looks; where it was mounted for the work.
+    /// Where it is mounted for the looks.
     pub mount: PathBuf,
     /// Commands that fail where something is wrong.
     pub looks: Vec<Look>,
@@ -53,8 +49,34 @@ pub struct Replay {
 pub struct Look {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// Its environment. What is certain is added as `POWERCUT_MUST`.
+    /// Its environment. What is certain is added as `POWERCUT_MUST`, what is only begun as `POWERCUT_BEGUN`.
     pub environment: Vec<(String, String)>,
+}
+
+/// Numbers that the looks have told, added up by name.
+#[derive(Debug, Default)]
+pub(super) struct Figures(BTreeMap<String, u64>);
+
+impl Figures {
+    pub(super) fn one(&mut self, name: &str) {
+        *self.0.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// Takes what a look has printed.
+    pub(super) fn take(&mut self, printed: &str) {
+        // The test's own line may begin before it.
+        let lines = printed.lines().filter_map(|line| Some(line.split_once(FIGURES)?.1));
+        for (name, number) in lines.flat_map(str::split_whitespace).filter_map(|word| word.split_once('=')) {
+            *self.0.entry(name.to_owned()).or_default() += number.parse::<u64>().unwrap_or(0);
+        }
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all: Vec<String> = self.0.iter().map(|(name, number)| format!("{number} {name}")).collect();
+        f.write_str(&all.join(", "))
+    }
 }
 
 impl Replay {
@@ -74,23 +96,28 @@ impl Replay {
             cuts.len(),
             self.seed
         );
+        let copy = self.ground.open()?;
         fs::create_dir_all(&self.mount)?;
-        let mut copy = File::options().read(true).write(true).open(&self.copy).context("open the copy")?;
-        let sectors = copy.seek(SeekFrom::End(0))? / 512;
-        let (mut done, mut wrong) = (0, 0);
+        let (mut done, mut wrong, mut looked) = (0, 0, 0);
+        let (mut steps, mut figures) = (Figures::default(), Figures::default());
         for cut in &cuts {
             for entry in &log.entries[done..cut.after] {
                 log.replay(entry, &copy)?;
             }
             done = cut.after;
-            // The snapshot reads the disk past the cache of this file.
-            copy.sync_data()?;
-            let marks = log.entries[..done].iter().filter_map(|entry| entry.mark.as_deref());
-            let must = cuts::certain(marks);
+            let marks: Vec<&str> =
+                log.entries[..done].iter().filter_map(|entry| entry.mark.as_deref()).collect();
+            let known = Known::of(&marks);
+            steps.one(cuts::step(marks.into_iter()));
             let start = Instant::now();
-            let found = self.look(sectors, &must)?;
+            let found = self.ground.look(&copy, &self.filesystem, &self.mount, || {
+                let found = self.looks.iter().map(|look| look.wrong(&known, &mut figures));
+                let found: String = found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+                Ok((!found.is_empty()).then_some(found))
+            })?;
+            looked += 1;
             let Cut { after, moment } = cut;
-            let (seconds, must) = (start.elapsed().as_secs_f64(), must.len());
+            let (seconds, must) = (start.elapsed().as_secs_f64(), known.certain.len());
             match found {
                 None => println!("cut after {after} ({moment:?}), {must} certain: well, {seconds:.2} s"),
                 Some(text) => {
@@ -103,63 +130,48 @@ impl Replay {
                 break;
             }
         }
-        println!("{} cuts, {wrong} with something wrong", cuts.len());
+        println!("in the middle of: {steps}");
+        println!("{looked} cuts: {figures}; {wrong} with something wrong");
         Ok(wrong)
     }
+}
 
-    /// What is wrong after the cut.
-    fn look(&self, sectors: u64, must: &[&str]) -> Result<Option<String>> {
-        let table = format!("{} {} N 8", self.copy.display(), self.scratch.display());
-        let device = dm::create(SNAPSHOT, sectors, "snapshot", &table)?;
-        let mounted = rustix::mount::mount(
-            &device,
-            &self.mount,
-            self.filesystem.as_str(),
-            MountFlags::NOATIME,
-            None::<&std::ffi::CStr>,
-        );
-        let found = match mounted {
-            Err(error) => Some(format!("the filesystem cannot be mounted: {error}")),
-            Ok(()) => {
-                let found = self.looks.iter().map(|look| look.wrong(must)).collect::<Result<Vec<_>>>()?;
-                until(|| {
-                    // What a driver has made on it.
-                    dm::remove_others(&[SNAPSHOT])?;
-                    rustix::mount::unmount(&self.mount, UnmountFlags::empty()).map_err(Into::into)
-                })
-                .context("unmount what the looks were at")?;
-                let found: String = found.into_iter().flatten().collect();
-                (!found.is_empty()).then_some(found)
-            }
-        };
-        until(|| dm::remove(SNAPSHOT)).context("drop the snapshot")?;
-        Ok(found)
+/// What is known by the time of a cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// What must be there.
+    pub(super) certain: Vec<String>,
+    /// What may be.
+    pub(super) begun: Vec<String>,
+}
+
+impl Known {
+    pub(super) fn of(marks: &[&str]) -> Self {
+        let texts = |all: Vec<&str>| all.into_iter().map(str::to_owned).collect();
+        Self {
+            certain: texts(cuts::certain(marks.iter().copied())),
+            begun: texts(cuts::begun(marks.iter().copied())),
+        }
+    }
+
+    /// For the environment of a look.
+    pub(super) fn environment(&self) -> [(&'static str, String); 2] {
+        [("POWERCUT_MUST", self.certain.join(" ")), ("POWERCUT_BEGUN", self.begun.join(" "))]
     }
 }
 
 impl Look {
-    fn wrong(&self, must: &[&str]) -> Result<Option<String>> {
+    fn wrong(&self, known: &Known, figures: &mut Figures) -> Result<Option<String>> {
         let (program, arguments) = self.command.split_first().context("no command")?;
         let mut command = Command::new(program);
         command.args(arguments).envs(self.environment.iter().cloned());
-        command.env("POWERCUT_MUST", must.join(" ")).stdin(Stdio::null());
+        command.envs(known.environment()).stdin(Stdio::null());
         let output = command.output().with_context(|| format!("run {program}"))?;
+        figures.take(&String::from_utf8_lossy(&output.stdout));
         if output.status.success() {
             return Ok(None);
         }
         let text = [output.stdout, output.stderr].concat();
         Ok(Some(format!("{}: {}", output.status, process::tail(&String::from_utf8_lossy(&text), 30))))
-    }
-}
-
-/// Again and again while it fails: the last holder of a filesystem may be a thread that is about to end.
-fn until(mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match attempt() {
-            Err(error) if Instant::now() > end => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
-            Ok(()) => return Ok(()),
-        }
     }
 }

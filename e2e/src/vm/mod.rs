@@ -260,6 +260,11 @@ impl Vm {
         }
     }
 
+    /// The file of a disk. What the guest has synced is in it.
+    pub fn disk(&self, name: &str) -> Option<PathBuf> {
+        self.disks.iter().find(|disk| disk.name == name).map(|disk| disk.file.clone())
+    }
+
     /// Cuts the power. What the guest's kernel had not written to a disk is lost.
     pub fn kill(&mut self) {
         // Its process ends with it.

@@ -13,9 +13,11 @@
 //! | `POWERCUT_SEED`, `POWERCUT_ROUNDS` | what is done, and how long (0: until it is killed) |
 //! | `POWERCUT_MARK` | a command that gets each mark as its last argument; without it, they go to `marks` in the folder beside |
 //! | `POWERCUT_MUST` | the marks that hold: `image:NAME`, `volume:KEY`, with spaces between them |
+//! | `POWERCUT_BEGUN` | what was only begun |
 //!
 //! A mark `+WHAT` follows an operation that has returned: from then on the thing is there whatever happens. A mark `-WHAT`
-//! comes before its removal: from then on it may be there or not.
+//! comes before its removal: from then on it may be there or not. A mark `~STEP=WHAT` says what is begun, so that it can be told
+//! what a cut was in the middle of. The look prints `FIGURES NAME=NUMBER …` of what it has seen.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -43,8 +45,9 @@ fn program() {
         let mark = mark.split_whitespace().map(str::to_owned).collect();
         work::work(&place, number("POWERCUT_SEED"), number("POWERCUT_ROUNDS"), mark);
     } else {
-        let must = get("POWERCUT_MUST");
-        let wrong = verify::verify(&place, &must.split_whitespace().collect::<Vec<_>>());
+        let (must, begun) = (get("POWERCUT_MUST"), get("POWERCUT_BEGUN"));
+        let [must, begun] = [&must, &begun].map(|text| text.split_whitespace().collect::<Vec<_>>());
+        let wrong = verify::verify(&place, &must, &begun);
         assert!(wrong.is_empty(), "WRONG\n{}\n", wrong.join("\n"));
     }
 }
@@ -55,7 +58,8 @@ fn must(marks: &str) -> Vec<&str> {
     for mark in marks.lines() {
         match mark.split_at(1) {
             ("+", what) => must.push(what),
-            (_, what) => must.retain(|other| *other != what),
+            ("-", what) => must.retain(|other| *other != what),
+            _ => {}
         }
     }
     must
@@ -74,7 +78,7 @@ fn root_without_a_cut_nothing_is_lost() {
         let marks = std::fs::read_to_string(place.beside.join("marks")).unwrap();
         let must = must(&marks);
         assert!(must.len() == 5, "{must:?}");
-        assert_eq!(verify::verify(&place, &must), Vec::<String>::new(), "{driver}");
+        assert_eq!(verify::verify(&place, &must, &[]), Vec::<String>::new(), "{driver}");
 
         // The look sees a file of a layer that lost its end, a blob that changed, a volume that lost a file, and what is gone.
         let layers = place.root.join("snapshots").join(driver).join("layers");
@@ -83,7 +87,7 @@ fn root_without_a_cut_nothing_is_lost() {
         std::fs::write(&damaged, &content[..content.len() / 2]).unwrap();
         let data = place.root.join("volumes/plain/2/data");
         std::fs::remove_file(things::first_file(&data)).unwrap();
-        let wrong = verify::verify(&place, &[&must[..], &["volume:no/such"]].concat()).join("\n");
+        let wrong = verify::verify(&place, &[&must[..], &["volume:no/such"]].concat(), &[]).join("\n");
         for part in ["its tree is not", "volume plain/2", "volume:no/such"] {
             assert!(wrong.contains(part), "{driver}: {part} in {wrong}");
         }

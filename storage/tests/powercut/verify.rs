@@ -10,8 +10,8 @@ use stower_storage::{
 
 use crate::things::{Place, chain, held, name, seen};
 
-/// What is wrong, a line each.
-pub(crate) fn verify(place: &Place, must: &[&str]) -> Vec<String> {
+/// What is wrong, a line each. What was only begun is counted where it is not there.
+pub(crate) fn verify(place: &Place, must: &[&str], begun: &[&str]) -> Vec<String> {
     std::fs::create_dir_all(&place.root).unwrap();
     let (storage, volumes) = match place.open() {
         Ok(open) => open,
@@ -38,23 +38,22 @@ pub(crate) fn verify(place: &Place, must: &[&str]) -> Vec<String> {
             wrong.push(format!("snapshot {} cannot be removed: {}", snapshot.key, chain(&error)));
         }
     }
-    all_volumes(place, &volumes, &mut wrong);
-    for what in must {
-        let there = match what.split_once(':') {
-            Some(("image", name)) => {
-                images.iter().any(|image| image.reference.as_ref().is_some_and(|it| it.to_string() == *name))
-            }
-            Some(("volume", key)) => {
-                volumes.find(&key.parse().unwrap()).is_ok_and(|found| found.is_some_and(|it| it.has_data))
-            }
-            // The agent's own, which its test program looks at.
-            _ => true,
-        };
-        if !there {
-            wrong.push(format!("{what} had been promised and is gone"));
+    let filled = all_volumes(place, &volumes, &mut wrong);
+    let is_there = |what: &str| match what.split_once(':') {
+        Some(("image", name)) => {
+            images.iter().any(|image| image.reference.as_ref().is_some_and(|it| it.to_string() == *name))
         }
-    }
-    again(place, &storage, &runtime, &images, &mut wrong);
+        Some(("volume", key)) => {
+            volumes.find(&key.parse().unwrap()).is_ok_and(|found| found.is_some_and(|it| it.has_data))
+        }
+        // The agent's own, which its test program looks at.
+        _ => true,
+    };
+    let gone = must.iter().filter(|what| !is_there(what));
+    wrong.extend(gone.map(|what| format!("{what} had been promised and is gone")));
+    let lost = begun.iter().filter(|what| !is_there(what)).count();
+    let again = again(place, &storage, &runtime, &images, &mut wrong);
+    println!("FIGURES images={} pulled-again={again} volumes={filled} begun-and-lost={lost}", images.len());
     wrong
 }
 
@@ -125,12 +124,16 @@ fn difference(expected: &str, found: &str) -> Option<String> {
     Some(format!("expected {} found {}", only(expected, found), only(found, expected)))
 }
 
-/// Each volume is readable, and is empty or has all that it was filled with.
-fn all_volumes(place: &Place, volumes: &Volumes, wrong: &mut Vec<String>) {
+/// Each volume is readable, and is empty or has all that it was filled with. Gives the number of those.
+fn all_volumes(place: &Place, volumes: &Volumes, wrong: &mut Vec<String>) -> usize {
     let list = match volumes.list() {
         Ok(list) => list,
-        Err(error) => return wrong.push(format!("the volumes cannot be listed: {}", chain(&error))),
+        Err(error) => {
+            wrong.push(format!("the volumes cannot be listed: {}", chain(&error)));
+            return 0;
+        }
     };
+    let mut filled = 0;
     for (key, error) in &list.broken {
         wrong.push(format!("volume {key} is broken: {}", chain(error)));
     }
@@ -148,6 +151,7 @@ fn all_volumes(place: &Place, volumes: &Volumes, wrong: &mut Vec<String>) {
         let expected = std::fs::read_to_string(place.fill_of(image)).map_err(|error| error.to_string());
         match (expected, found) {
             (Ok(expected), Ok(found)) => {
+                filled += 1;
                 if let Some(line) = difference(&expected, &found) {
                     wrong.push(format!("volume {key} has not what it was filled with: {line}"));
                 }
@@ -155,16 +159,17 @@ fn all_volumes(place: &Place, volumes: &Volumes, wrong: &mut Vec<String>) {
             (Err(error), _) | (_, Err(error)) => wrong.push(format!("volume {key}: {error}")),
         }
     }
+    filled
 }
 
-/// One image that is not there is pulled, and all volumes without data are removed: work goes on.
+/// One image that is not there is pulled: work goes on. Gives how many.
 fn again(
     place: &Place,
     storage: &Storage,
     runtime: &tokio::runtime::Runtime,
     images: &[Image],
     wrong: &mut Vec<String>,
-) {
+) -> usize {
     let there = |name: &str| {
         images.iter().any(|image| image.reference.as_ref().is_some_and(|it| it.to_string() == name))
     };
@@ -174,12 +179,12 @@ fn again(
         path.join("index.json").exists().then_some((round, path))
     });
     let missing = layouts.filter(|(round, _)| !there(&name(*round))).max();
-    if let Some((round, layout)) = missing {
-        let import = storage.import(layout, Some(name(round).parse().unwrap()));
-        let pulled = runtime.block_on(import).map_err(|error| chain(&error));
-        let whole = pulled.and_then(|images| image_is_whole(place, storage, runtime, &images[0]));
-        if let Err(error) = whole {
-            wrong.push(format!("image {} cannot be had again: {error}", name(round)));
-        }
+    let Some((round, layout)) = missing else { return 0 };
+    let import = storage.import(layout, Some(name(round).parse().unwrap()));
+    let pulled = runtime.block_on(import).map_err(|error| chain(&error));
+    let whole = pulled.and_then(|images| image_is_whole(place, storage, runtime, &images[0]));
+    if let Err(error) = whole {
+        wrong.push(format!("image {} cannot be had again: {error}", name(round)));
     }
+    1
 }

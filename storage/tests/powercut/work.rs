@@ -89,6 +89,7 @@ impl Worker<'_> {
     }
 
     fn pull(&self, layout: PathBuf, name: &str) -> Image {
+        self.mark(&format!("~pull=image:{name}"));
         let import = self.storage.import(layout, Some(name.parse().unwrap()));
         let image = self.runtime.block_on(import).unwrap().remove(0);
         self.mark(&format!("+image:{name}"));
@@ -97,6 +98,7 @@ impl Worker<'_> {
 
     fn volume(&self, key: &str, options: &VolumeOptions, image: &Image) {
         let id: VolumeKey = key.parse().unwrap();
+        self.mark(&format!("~fill=volume:{key}"));
         self.volumes.provision(&id, options).unwrap();
         let digest = image.digest.to_string();
         let expected = data_of(&self.storage, image).unwrap();
@@ -112,6 +114,7 @@ impl Worker<'_> {
     fn commit(&self, round: u64, base: &Image) {
         let snapshots = self.storage.snapshots();
         let key = SnapshotKey::new(format!("container-{round}")).unwrap();
+        self.mark(&format!("~write={round}"));
         snapshots.prepare(&key, Some(&base.chain_id)).unwrap();
         let mount = detached::open(&snapshots.activate(&key).unwrap()[0]).unwrap();
         let root = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd()));
@@ -135,6 +138,7 @@ impl Worker<'_> {
             stubs: Vec::new(),
             reading: None,
         };
+        self.mark(&format!("~commit=image:{name}"));
         self.runtime.block_on(self.storage.commit_image(request)).unwrap();
         self.mark(&format!("+image:{name}"));
         snapshots.remove(&key).unwrap();

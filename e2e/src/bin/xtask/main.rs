@@ -22,7 +22,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   kills [--n COUNT] [--seed N]
                     kill the agent COUNT times (1000) while containers come and go, and count what is left
   vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
-  powercut [--n COUNT] [--driver NAME] [--seed N]
+  powercut [--n COUNT] [--kills COUNT] [--driver NAME] [--seed N] [--here]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
   oci [NAME]        run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
                     installed (needs Go)

@@ -8,26 +8,30 @@ use crate::build::{cargo, show};
 
 /// Where a run of a thousand cuts ends that finds something at each.
 const ENOUGH: usize = 20;
-/// How often the machine itself is killed.
-const KILLS: usize = 5;
-
 struct Options {
     cuts: usize,
+    /// How often the machine itself is killed.
+    kills: usize,
     seed: u64,
+    /// Whether cuts are looked at on this machine, where the driver needs no device-mapper.
+    here: bool,
     drivers: Vec<String>,
 }
 
 impl Options {
     fn of(args: &[&str]) -> Result<Self> {
-        let mut options = Self { cuts: 1000, seed: 1, drivers: Vec::new() };
+        let mut options = Self { cuts: 1000, kills: 5, seed: 1, here: false, drivers: Vec::new() };
+        options.here = args.contains(&"--here");
+        let args: Vec<&str> = args.iter().copied().filter(|word| *word != "--here").collect();
         for pair in args.chunks(2) {
             let &[name, value] = pair else { bail!("{} needs a value", pair[0]) };
             let number = || format!("{name} {value}: no number");
             match name {
                 "--n" => options.cuts = value.parse().with_context(number)?,
+                "--kills" => options.kills = value.parse().with_context(number)?,
                 "--seed" => options.seed = value.parse().with_context(number)?,
                 "--driver" => options.drivers.push(value.to_owned()),
-                _ => bail!("{name} is unknown; there are --n, --driver and --seed"),
+                _ => bail!("{name} is unknown; there are --n, --kills, --driver, --seed and --here"),
             }
         }
         if options.drivers.is_empty() {
@@ -49,6 +53,18 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     requires::root()?;
     requires::program(vm::PROGRAM, vm::PACKAGE)?;
     show(cargo().args(crate::vm::BUILD))?;
+    let mut failed = Vec::new();
+    if options.cuts > 0 {
+        failed.extend(cuts(&options)?);
+    }
+    if options.kills > 0 {
+        failed.extend(kills(&options)?);
+    }
+    ensure!(failed.is_empty(), "something was wrong after cuts of {}", failed.join(", "));
+    Ok(())
+}
+
+fn cuts(options: &Options) -> Result<Vec<String>> {
     let mut machine = PowerCuts::boot()?;
     let mut failed = Vec::new();
     for driver in &options.drivers {
@@ -57,16 +73,25 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         let work = options.work(driver, rounds);
         println!("{driver}: {rounds} rounds");
         machine.record(&work)?;
-        if machine.replay(&work, options.cuts, options.seed, ENOUGH)?.wrong {
+        let (cuts, seed) = (options.cuts, options.seed);
+        let found = if options.here && driver != "devicemapper" {
+            machine.replay_here(&work, cuts, seed, ENOUGH)?
+        } else {
+            machine.replay(&work, cuts, seed, ENOUGH)?
+        };
+        if found.wrong {
             failed.push(driver.clone());
         }
     }
-    drop(machine);
+    Ok(failed)
+}
+
+fn kills(options: &Options) -> Result<Vec<String>> {
     let works: Vec<Work> = options.drivers.iter().map(|driver| options.work(driver, 0)).collect();
     let mut machine = Kills::boot(&works, options.seed)?;
-    for _ in 0..KILLS {
-        failed.extend(machine.cut()?);
+    let mut failed = Vec::new();
+    for _ in 0..options.kills {
+        failed.extend(machine.cut()?.wrong);
     }
-    ensure!(failed.is_empty(), "something was wrong after cuts of {}", failed.join(", "));
-    Ok(())
+    Ok(failed)
 }

@@ -48,3 +48,21 @@ fn marks_say_what_is_certain() {
     assert_eq!(certain(["begin", "+a", "+b", "-a", "+c", "dm-log-writes-end"]), ["b", "c"]);
     assert_eq!(certain(["-a"]), [""; 0]);
 }
+
+#[test]
+fn marks_say_what_the_storage_is_at() {
+    assert_eq!(step(["begin"].into_iter()), "between");
+    assert_eq!(
+        step(["~pull=image:a:1", "~put=ledger:x=1", "+ledger:x=1", "-records:y=2"].into_iter()),
+        "pull"
+    );
+    assert_eq!(step(["~pull=image:a:1", "+image:a:1", "~take=ledger:x=gone"].into_iter()), "between");
+    assert_eq!(step(["~commit=image:b", "+image:b", "-volume:c/1", "+ledger:x=2"].into_iter()), "remove");
+}
+
+#[test]
+fn what_is_only_begun_is_not_certain() {
+    let marks = ["~pull=image:a:1", "+image:a:1", "~put=ledger:x=1", "~fill=volume:c/1"];
+    assert_eq!(certain(marks), ["image:a:1"]);
+    assert_eq!(begun(marks), ["ledger:x=1", "volume:c/1"]);
+}
