@@ -61,18 +61,58 @@ fn root_a_failed_create_leaves_nothing_and_says_why() {
 }
 
 #[test]
-fn root_a_command_that_is_not_there_fails_the_start_by_its_name() {
+fn root_a_command_that_is_not_there_fails_the_create_by_its_name() {
     let mut b = Bundle::new(&[]);
-    b.set("/process/args", json!(["nothing-here"]));
+    for name in ["nothing-here", "/nothing-here", "./nothing-here"] {
+        b.set("/process/args", json!([name]));
+        let said = b.err(&["create", "--bundle", b.path(), b.id()]);
+        assert!(said.contains(name) && said.contains("executable file not found in $PATH"), "{said}");
+        b.assert_nothing_left();
+        let run = b.command(&["run", "--bundle", b.path(), b.id()]);
+        assert_eq!(run.status.code(), Some(127));
+        b.assert_nothing_left();
+    }
+    // What cannot be executed is told by the start, as the kernel tells it.
+    fs::write(b.rootfs().join("plain"), "no program").unwrap();
+    b.set("/process/args", json!(["/plain"]));
     b.ok(&["create", "--bundle", b.path(), b.id()]);
-    let said = b.err(&["start", b.id()]);
-    assert!(said.contains("nothing-here") && said.contains("executable file not found in $PATH"), "{said}");
+    assert!(b.err(&["start", b.id()]).contains("/plain"));
     b.until_stopped();
     b.ok(&["delete", b.id()]);
     b.assert_nothing_left();
-    let run = b.command(&["run", "--bundle", b.path(), b.id()]);
-    assert_eq!(run.status.code(), Some(127));
-    b.assert_nothing_left();
+}
+
+/// A bundle on a shared mount, as all are where systemd runs; seen to fail with the root's tree left a peer of the host's.
+#[test]
+fn root_a_shared_root_shows_the_host_no_mount_of_the_container() {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    let apart = || {
+        // SAFETY: a mount namespace, and with it the current directory, of this thread alone; no descriptor is closed.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::SHARED).unwrap();
+        let table = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        for propagation in ["shared", "slave", "private"] {
+            let mut b = Bundle::new(&["wait"]);
+            b.set("/linux/rootfsPropagation", json!(propagation));
+            let before = table();
+            b.ok(&["create", "--bundle", b.path(), b.id()]);
+            assert_eq!(table(), before, "{propagation}");
+            b.ok(&["start", b.id()]);
+            let inside = fs::read_to_string(format!("/proc/{}/mountinfo", b.state()["pid"])).unwrap();
+            let root = inside.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
+            let word =
+                [("shared", "shared:"), ("slave", "master:")].into_iter().find(|(it, _)| *it == propagation);
+            assert!(word.is_none_or(|(_, word)| root.contains(word)), "{propagation}: {root}");
+            b.ok(&["kill", b.id(), "KILL"]);
+            b.until_stopped();
+            b.ok(&["delete", b.id()]);
+            assert_eq!(table(), before, "{propagation}");
+            b.assert_nothing_left();
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(apart).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 #[test]

@@ -335,10 +335,10 @@ fn refuse_taken(cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The root hears of the host's mounts and tells of its own as `linux.rootfsPropagation` has it.
+/// The root may hear of the host's mounts, as `linux.rootfsPropagation` has it, but tells the host of none: those of the
+/// container would appear in the bundle. A shared root is made so for the container's own, once it is finished.
 fn cut_off(plan: &Plan, root: &OwnedFd) -> Result<()> {
     let propagation = match plan.job.root_propagation {
-        Some(libc::MS_SHARED) => return Ok(()),
         Some(libc::MS_SLAVE) => libc::MS_SLAVE,
         _ => libc::MS_PRIVATE,
     };

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use crate::error::{Failure, FailureKind};
 use crate::job::{Job, NamespaceKind, Process};
 use crate::mounts;
-use crate::start::init::{Finish, Steps, wait_for_go};
+use crate::start::init::{Finish, Steps, find_command, wait_for_go};
 use crate::start::{sys, terminal};
 use crate::user::Identity;
 
@@ -120,6 +120,7 @@ impl Finish for Init<'_> {
 
     fn before_confinement(&mut self) -> Result<(), Failure> {
         check_capabilities(&self.plan.job.process)?;
+        find_command(&self.plan.job.process)?;
         rustix::net::send(&self.control, READY, SendFlags::NOSIGNAL)
             .map_err(|e| Failure::errno("create", "saying that all is ready", e))?;
         self.connection = Some(accept_start(&self.listener)?);

@@ -365,10 +365,9 @@ fn exec(process: &Process, args: &ExecVector, env: &ExecVector) -> Failure {
         let e = sys::execve(command, args, env);
         return explain(&name, &name, &e);
     }
-    let path = process.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = search_path(process);
     let mut denied: Option<Failure> = None;
-    for dir in path.split(':') {
-        let candidate = if dir.is_empty() { format!("./{name}") } else { format!("{dir}/{name}") };
+    for candidate in candidates(path, &name) {
         let Ok(file) = CString::new(candidate.as_str()) else { continue };
         let e = sys::execve(&file, args, env);
         match e.raw_os_error() {
@@ -380,10 +379,36 @@ fn exec(process: &Process, args: &ExecVector, env: &ExecVector) -> Failure {
             _ => return explain(&name, &candidate, &e),
         }
     }
-    denied.unwrap_or_else(|| {
-        let message = format!("command not found: `{name}` is in none of {path} of the image");
-        Failure { errno: libc::ENOENT, ..Failure::new("exec", FailureKind::CommandNotFound, message) }
-    })
+    denied.unwrap_or_else(|| in_none_of(path, &name))
+}
+
+fn search_path(process: &Process) -> &str {
+    process.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH)
+}
+
+fn candidates(path: &str, name: &str) -> impl Iterator<Item = String> {
+    path.split(':').map(move |dir| if dir.is_empty() { format!("./{name}") } else { format!("{dir}/{name}") })
+}
+
+fn in_none_of(path: &str, name: &str) -> Failure {
+    let message = format!("command not found: `{name}` is in none of {path} of the image");
+    Failure { errno: libc::ENOENT, ..Failure::new("exec", FailureKind::CommandNotFound, message) }
+}
+
+/// Fails where the command is certainly not there, for who has to tell before the exec. All else the exec tells.
+#[cfg(feature = "cli")]
+pub(crate) fn find_command(process: &Process) -> Result<(), Failure> {
+    // Who may not look does not know.
+    let missing = |path: &str| {
+        let found = rustix::fs::statat(CWD, path, rustix::fs::AtFlags::empty());
+        matches!(found, Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG))
+    };
+    let Some(name) = process.args.first() else { return Ok(()) };
+    if name.contains('/') {
+        return if missing(name) { Err(explain(name, name, &Errno::NOENT.into())) } else { Ok(()) };
+    }
+    let path = search_path(process);
+    if candidates(path, name).all(|it| missing(&it)) { Err(in_none_of(path, name)) } else { Ok(()) }
 }
 
 fn exists(path: &str) -> bool {
