@@ -42,6 +42,8 @@ const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic cgroup_no_v1=
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How much longer than the guest's own limit the host waits for an answer.
 const GRACE: Duration = Duration::from_secs(30);
+/// Names how many seconds a machine may be there in all; without it there is no such end.
+pub const DEADLINE: &str = "STOWER_VM_DEADLINE";
 /// What is kept of a command's output, in bytes; the rest is an error.
 const MOST_OUTPUT: usize = 64 << 20;
 
@@ -96,6 +98,8 @@ pub struct Vm {
     pub release: String,
     /// From the emulator's start until the guest took commands, at the last boot.
     pub boot_time: Duration,
+    /// When the machine has been there long enough, whatever it does.
+    deadline: Option<Instant>,
     folder: TempDir,
 }
 
@@ -126,6 +130,7 @@ impl Vm {
             running: None,
             release: String::new(),
             boot_time: Duration::ZERO,
+            deadline: deadline()?,
             folder,
         };
         vm.power_on()?;
@@ -299,12 +304,19 @@ impl Vm {
     /// The next frame, or what became of the guest.
     fn receive(&mut self, end: Instant) -> Result<(Kind, Vec<u8>)> {
         let (qemu, port) = self.running.as_mut().context("the machine does not run")?;
+        // One that talks without end is over too.
+        let over = self.deadline.filter(|deadline| *deadline < end);
+        let end = over.unwrap_or(end);
+        ensure!(Instant::now() < end, "the machine's time is over: {}", qemu.story());
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         port.set_read_timeout(Some(left))?;
         match frame::read(port) {
             Ok(frame) => Ok(frame),
             Err(error) => {
                 let story = match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut if over.is_some() => {
+                        "the machine's time is over"
+                    }
                     ErrorKind::WouldBlock | ErrorKind::TimedOut => "the guest gave no answer in time",
                     ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => "the guest has gone down",
                     _ => "the guest's answer cannot be read",
@@ -313,6 +325,14 @@ impl Vm {
             }
         }
     }
+}
+
+fn deadline() -> Result<Option<Instant>> {
+    let Some(text) = std::env::var_os(DEADLINE) else { return Ok(None) };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    let seconds =
+        seconds.with_context(|| format!("{DEADLINE}: {} is no number of seconds", text.display()))?;
+    Ok(Some(Instant::now() + Duration::from_secs(seconds)))
 }
 
 fn make_disks(options: &VmOptions, tree: &Tree, root: &Path, folder: &Path) -> Result<Vec<Disk>> {

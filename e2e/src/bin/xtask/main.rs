@@ -24,8 +24,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
   powercut [--n COUNT] [--kills COUNT] [--driver NAME] [--seed N] [--here]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
-  oci [NAME]        run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
-                    installed (needs Go)
+  oci [--vm] [NAME] run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
+                    installed (needs Go); --vm: in a virtual machine with cgroup v2 alone, on Debian's runc and crun
   bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3";
 
 fn main() -> ExitCode {
@@ -55,6 +55,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["vm", "--test", name] => vm::run(Some(name)),
         ["powercut", rest @ ..] => powercut::run(rest),
         ["oci"] => oci::run(None),
+        ["oci", "--vm"] => oci::run_in_guest(None),
+        ["oci", "--vm", name] => oci::run_in_guest(Some(name)),
         ["oci", name] => oci::run(Some(name)),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {

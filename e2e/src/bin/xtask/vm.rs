@@ -23,5 +23,8 @@ pub(crate) fn tests(name: Option<&str>) -> Command {
     let mut command = cargo();
     command.args(["test", "-p", "stower-e2e", "--test", "vm", "--"]).args(name);
     command.args(["--nocapture", "--test-threads", "2"]);
+    if std::env::var_os(vm::DEADLINE).is_none() {
+        command.env(vm::DEADLINE, "3600");
+    }
     command
 }
