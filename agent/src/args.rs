@@ -74,6 +74,8 @@ pub enum Command {
     Describe(DescribeArgs),
     /// Print what a container wrote
     Logs(LogsArgs),
+    /// Talk to the program of a container: see what it writes, and type
+    Attach(AttachArgs),
     /// Run a command in a container
     Exec(ExecArgs),
     /// Show what a container has changed in its root filesystem
@@ -260,6 +262,25 @@ pub struct LogsArgs {
     /// At most this many bytes
     #[arg(long, value_name = "BYTES")]
     pub limit_bytes: Option<u64>,
+}
+
+/// `stower attach`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Shows what the container writes from now on (`stower logs` has what it wrote before), until it ends or you leave;\nit goes on then. The exit code is the container's. Who does not read fast enough is cut off.\n\nExamples:\n  stower attach web\n  stower attach -it shell"
+)]
+pub struct AttachArgs {
+    /// Pass standard input to the container, which has spec.stdin
+    #[arg(short = 'i', long = "stdin", visible_alias = "interactive")]
+    pub stdin: bool,
+    /// Use this terminal for that of the container, which has spec.tty
+    #[arg(short, long)]
+    pub tty: bool,
+    /// The keys that leave the container
+    #[arg(long, value_name = "KEYS", default_value = crate::cli::DETACH_KEYS)]
+    pub detach_keys: String,
+    /// The container, as NAME or container/NAME
+    pub name: String,
 }
 
 /// `stower exec`.

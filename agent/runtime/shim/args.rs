@@ -26,6 +26,8 @@ pub struct Parsed<'a> {
     pub log_block: bool,
     /// Whether the container's cgroup2 directory is open.
     pub cgroup_kill: bool,
+    /// What the descriptor of standard input is: 0 none, 1 a pipe, 2 a terminal.
+    pub stdin: u64,
 }
 
 /// Reads the arguments behind `argv[0]`; `None` when the version is another, a key is missing or a value is none.
@@ -35,7 +37,7 @@ pub fn parse<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Option<Parsed<'a>>
     }
     let (mut init_pid, mut run, mut max_bytes, mut max_files) = (None, None, None, None);
     let (mut boot_id, mut started_at): (Option<&[u8]>, Option<&[u8]>) = (None, None);
-    let (mut log_block, mut cgroup_kill) = (0, 0);
+    let (mut log_block, mut cgroup_kill, mut stdin) = (0, 0, 0);
     for arg in args {
         let at = arg.iter().position(|&c| c == b'=')?;
         let value = &arg[at + 1..];
@@ -48,6 +50,7 @@ pub fn parse<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Option<Parsed<'a>>
             b"log-max-files" => max_files = Some(number(value)?),
             b"log-block" => log_block = number(value)?,
             b"cgroup-kill" => cgroup_kill = number(value)?,
+            b"stdin" => stdin = number(value)?,
             _ => {}
         }
     }
@@ -60,5 +63,6 @@ pub fn parse<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Option<Parsed<'a>>
         log_max_files: max_files?.max(1),
         log_block: log_block != 0,
         cgroup_kill: cgroup_kill != 0,
+        stdin,
     })
 }

@@ -12,6 +12,9 @@ pub const MAX_REQUEST: usize = 64;
 /// The longest payload that a shim sends.
 pub const MAX_REPLY: usize = 128;
 
+/// The longest piece of a container's output in one frame.
+pub const MAX_OUTPUT: usize = 64 << 10;
+
 /// Frame types.
 pub mod kind {
     /// Request: `signal u32, grace_ms u64`. The signal goes to the container's first process; at the deadline the
@@ -23,10 +26,22 @@ pub mod kind {
     /// `signal_ms`, or at once by a [`STOP`] that comes before; the whole cgroup is killed after `grace_ms`, whoever is
     /// there by then. A repeated one only shortens. Answered by [`STATE`].
     pub const STOP_LATER: u16 = 3;
+    /// Request: `flags u32`, none yet. What the container writes from now on comes as [`OUTPUT`], and the three kinds below
+    /// are taken. Answered by [`STATE`]; whoever does not read fast enough is cut off.
+    pub const ATTACH: u16 = 16;
+    /// Bytes for the container's standard input, from who is attached. Not answered, and waits for the container.
+    pub const INPUT: u16 = 17;
+    /// `rows u16, columns u16` of the terminal, from who is attached. Not answered.
+    pub const RESIZE: u16 = 18;
+    /// Standard input ends, from who is attached; a terminal's does not. Not answered.
+    pub const CLOSE_STDIN: u16 = 19;
     /// Reply: see [`super::State`].
     pub const STATE: u16 = 0x8001;
     /// Reply: `code u32`, then text.
     pub const ERROR: u16 = 0x8002;
+    /// To who is attached: `stream u32` (0 standard output or the terminal, 1 standard error), then at most
+    /// [`MAX_OUTPUT`](super::MAX_OUTPUT) bytes.
+    pub const OUTPUT: u16 = 0x8003;
 }
 
 /// Codes of an error frame.
@@ -39,6 +54,8 @@ pub mod error_code {
     pub const TOO_LONG: u32 = 3;
     /// The payload is too short or its values make no sense.
     pub const PAYLOAD: u32 = 4;
+    /// As many as can be are attached already.
+    pub const BUSY: u32 = 5;
 }
 
 /// The head of a frame.

@@ -219,15 +219,21 @@ impl<'a> Log<'a> {
         self.records.total_dropped()
     }
 
-    /// The pipe of this number has something, or its end.
-    pub fn read(&mut self, which: usize) {
+    /// The pipe of this number has something, or its end. `tap` gets what came, as it came.
+    pub fn read(&mut self, which: usize, tap: impl FnOnce(Stream, &[u8])) {
         let input = &mut self.inputs[which];
         // SAFETY: nobody else uses this stream's buffer; the reference ends here.
         let buf = unsafe { INPUT[which].get() };
         self.warm = true;
-        match sys::read(input.fd, input.lines.space(buf)) {
+        let space = input.lines.space(buf);
+        match sys::read(input.fd, space) {
+            // A terminal does not block, for what is written to it goes through the same file.
+            Err(sys::EAGAIN | sys::EINTR) => {}
             Ok(0) | Err(_) => self.end(which),
-            Ok(n) => input.lines.filled(n),
+            Ok(n) => {
+                tap(input.stream, &space[..n]);
+                input.lines.filled(n);
+            }
         }
     }
 

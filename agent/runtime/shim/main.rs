@@ -26,7 +26,7 @@ use control::{CONNECTIONS, Control, Requests};
 use exit::{Ended, Exit};
 use frame::{Phase, State, Stop, StopLater};
 use log::{Job, Log};
-use sys::{POLLIN, PollFd};
+use sys::{POLLIN, POLLOUT, PollFd};
 
 const RUN_DIR: i32 = 3;
 const SOCKET: i32 = 5;
@@ -34,6 +34,7 @@ const INIT_PIDFD: i32 = 6;
 const STDOUT: i32 = 7;
 const STDERR: i32 = 8;
 const CGROUP: i32 = 9;
+const STDIN: i32 = 10;
 
 const SECOND: u64 = 1_000_000_000;
 /// After the first process's end, others may hold its pipes for so long.
@@ -68,6 +69,8 @@ struct Init<'a> {
     /// How and when it ended: nanoseconds since boot, and the wall clock.
     ended: Option<(Ended, u64, sys::Timespec)>,
     dropped_lines: u64,
+    /// Where input goes, or -1.
+    stdin: i32,
 }
 
 impl Init<'_> {
@@ -140,6 +143,33 @@ impl Requests for Init<'_> {
         self.on_time();
     }
 
+    fn input(&mut self, bytes: &[u8]) -> Option<usize> {
+        if self.stdin < 0 {
+            return Some(bytes.len());
+        }
+        match sys::write(self.stdin, bytes) {
+            Ok(n) => Some(n),
+            Err(sys::EINTR) => Some(0),
+            Err(sys::EAGAIN) => None,
+            Err(_) => {
+                self.end_stdin();
+                Some(bytes.len())
+            }
+        }
+    }
+
+    fn resize(&mut self, rows: u16, columns: u16) {
+        if self.args.stdin == TERMINAL && self.stdin >= 0 {
+            let _ = sys::set_window_size(self.stdin, rows, columns);
+        }
+    }
+
+    fn close_stdin(&mut self) {
+        if self.args.stdin != TERMINAL {
+            self.end_stdin();
+        }
+    }
+
     fn state(&self) -> State {
         let now = sys::boottime();
         let left = self.deadline.map_or(0, |at| at.saturating_sub(now));
@@ -164,6 +194,18 @@ fn after(ms: u64) -> u64 {
     sys::boottime().saturating_add(ms.saturating_mul(1_000_000)).min(i64::MAX as u64)
 }
 
+impl Init<'_> {
+    fn end_stdin(&mut self) {
+        if self.stdin >= 0 {
+            sys::close(self.stdin);
+            self.stdin = -1;
+        }
+    }
+}
+
+/// The argument `stdin` for a terminal.
+const TERMINAL: u64 = 2;
+
 /// The program.
 fn run(argv: mem::Argv) -> ! {
     let began = sys::boottime();
@@ -180,8 +222,13 @@ fn run(argv: mem::Argv) -> ! {
     let timer = sys::timer().unwrap_or(-1);
     let job = Job::new(&args);
     let log = Log::new(&args, &job, STDOUT, STDERR);
+    let stdin = if args.stdin == 0 { -1 } else { STDIN };
+    if stdin >= 0 {
+        let _ = sys::set_nonblocking(stdin);
+    }
     let init = Init {
         args,
+        stdin,
         began,
         timer,
         deadline: None,
@@ -235,10 +282,12 @@ fn supervise(mut init: Init<'_>, mut log: Log<'_>, mut control: Control, childre
 
         let pipes = log.wants();
         let timer = if init.deadline.is_some() && !init.killed { init.timer } else { -1 };
-        let mut fds = [PollFd { fd: -1, events: POLLIN, revents: 0 }; 4 + CONNECTIONS + 1];
-        let wants = [children, timer, pipes[0], pipes[1]].into_iter().chain(control.wants());
-        for (entry, fd) in fds.iter_mut().zip(wants) {
-            entry.fd = fd;
+        let mut fds = [PollFd { fd: -1, events: POLLIN, revents: 0 }; 5 + CONNECTIONS + 1];
+        let stdin = if control.has_input() { init.stdin } else { -1 };
+        let first = [children, timer, pipes[0], pipes[1]].map(|fd| (fd, POLLIN));
+        let wants = first.into_iter().chain([(stdin, POLLOUT)]).chain(control.wants());
+        for (entry, (fd, events)) in fds.iter_mut().zip(wants) {
+            (entry.fd, entry.events) = (fd, events);
         }
         let mut timeout = wake_at.map(|at| at.saturating_sub(now));
         if log.is_idle_and_warm() {
@@ -261,11 +310,14 @@ fn supervise(mut init: Init<'_>, mut log: Log<'_>, mut control: Control, childre
         }
         for which in 0..2 {
             if fds[2 + which].revents != 0 {
-                log.read(which);
+                log.read(which, |stream, bytes| control.output(stream, bytes));
             }
         }
+        if fds[4].revents != 0 || (stdin < 0 && control.has_input()) {
+            control.input(&mut init);
+        }
         for place in 0..=CONNECTIONS {
-            if fds[4 + place].revents != 0 {
+            if fds[5 + place].revents != 0 {
                 control.ready(place, &mut init);
             }
         }

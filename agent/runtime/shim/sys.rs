@@ -33,6 +33,9 @@ mod nr {
     pub const READ: usize = 0;
     pub const WRITE: usize = 1;
     pub const CLOSE: usize = 3;
+    pub const IOCTL: usize = 16;
+    pub const WRITEV: usize = 20;
+    pub const SETSOCKOPT: usize = 54;
     pub const RT_SIGACTION: usize = 13;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const MADVISE: usize = 28;
@@ -59,6 +62,9 @@ mod nr {
     pub const READ: usize = 63;
     pub const WRITE: usize = 64;
     pub const CLOSE: usize = 57;
+    pub const IOCTL: usize = 29;
+    pub const WRITEV: usize = 66;
+    pub const SETSOCKOPT: usize = 208;
     pub const RT_SIGACTION: usize = 134;
     pub const RT_SIGPROCMASK: usize = 135;
     pub const MADVISE: usize = 233;
@@ -118,6 +124,30 @@ pub fn read(fd: i32, buf: &mut [u8]) -> Answer {
 pub fn write(fd: i32, buf: &[u8]) -> Answer {
     // SAFETY: the kernel reads at most `len` bytes of the slice.
     unsafe { call(nr::WRITE, [fd as usize, buf.as_ptr() as usize, buf.len(), 0, 0, 0]) }
+}
+
+/// Writes a head and a body in one call.
+pub fn write_two(fd: i32, head: &[u8], body: &[u8]) -> Answer {
+    // Two `struct iovec`.
+    let parts = [head.as_ptr() as usize, head.len(), body.as_ptr() as usize, body.len()];
+    // SAFETY: the kernel reads two iovecs, and at most as much of the slices as these say.
+    unsafe { call(nr::WRITEV, [fd as usize, parts.as_ptr() as usize, 2, 0, 0, 0]) }
+}
+
+/// Lets a socket hold more of what its peer has not read yet, in bytes.
+pub fn set_send_buffer(fd: i32, len: u32) -> Answer {
+    const SOL_SOCKET: usize = 1;
+    const SO_SNDBUFFORCE: usize = 32;
+    // SAFETY: the kernel reads one int.
+    unsafe { call(nr::SETSOCKOPT, [fd as usize, SOL_SOCKET, SO_SNDBUFFORCE, &raw const len as usize, 4, 0]) }
+}
+
+/// Sets the size of a terminal.
+pub fn set_window_size(fd: i32, rows: u16, columns: u16) -> Answer {
+    const TIOCSWINSZ: usize = 0x5414;
+    let size = [rows, columns, 0, 0];
+    // SAFETY: the kernel reads one `struct winsize`, which is four numbers of 16 bits.
+    unsafe { call(nr::IOCTL, [fd as usize, TIOCSWINSZ, size.as_ptr() as usize, 0, 0, 0]) }
 }
 
 pub fn close(fd: i32) {
@@ -205,6 +235,7 @@ pub struct PollFd {
 }
 
 pub const POLLIN: i16 = 1;
+pub const POLLOUT: i16 = 4;
 
 /// Waits for a descriptor, at most `timeout` nanoseconds; `None` waits for ever.
 pub fn poll(fds: &mut [PollFd], timeout: Option<u64>) -> Answer {

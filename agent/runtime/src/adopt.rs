@@ -238,6 +238,17 @@ impl ShimHandle {
         self.ask(kind::STOP_LATER, &later.encode())
     }
 
+    /// A connection on which the shim gives what the container writes from now on, and takes its standard input, by the
+    /// frames of [`kind::ATTACH`]. Blocks at most five seconds; the stream does so too, until it is told otherwise.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] by a shim of a release that had no such thing, and when too many are attached.
+    pub fn attach(&self) -> Result<UnixStream, ShimError> {
+        let mut stream = self.connect()?;
+        self.exchange(&mut stream, kind::ATTACH, &0u32.to_le_bytes())?;
+        Ok(stream)
+    }
+
     /// Kills the container now: through the shim its whole cgroup, or at least its first process where the shim does
     /// not answer.
     ///
@@ -255,9 +266,13 @@ impl ShimHandle {
     }
 
     fn ask(&self, kind: u16, payload: &[u8]) -> Result<State, ShimError> {
+        let mut stream = self.connect()?;
+        self.exchange(&mut stream, kind, payload)
+    }
+
+    fn exchange(&self, stream: &mut UnixStream, kind: u16, payload: &[u8]) -> Result<State, ShimError> {
         let pid = self.record.shim_pid;
         let no_answer = |source| ShimError::NoAnswer { pid, source };
-        let mut stream = self.connect()?;
         let len = u32::try_from(payload.len()).map_err(|_| ShimError::Answer { pid })?;
         let header = Header { version: VERSION, kind, len };
         stream.write_all(&[&header.encode(), payload].concat()).map_err(no_answer)?;

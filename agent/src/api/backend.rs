@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::{
     disk::{DiskUsage, PruneOptions, Pruned},
     events::EventView,
-    exec::{ExecOptions, Session},
+    exec::{AttachOptions, Attachment, ExecOptions, Session},
     node::{
         ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
     },
@@ -78,6 +78,12 @@ pub trait Backend: Send + Sync + 'static {
         key: &'a ObjectKey,
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<Session, ApiError>>;
+    /// See [`Node::attach`].
+    fn attach<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: AttachOptions,
+    ) -> BoxFuture<'a, Result<Attachment, ApiError>>;
     /// See [`Node::save`]; blocks for as long as `out` does.
     ///
     /// # Errors
@@ -188,6 +194,13 @@ impl Backend for Node {
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<Session, ApiError>> {
         Box::pin(self.exec(key, options))
+    }
+    fn attach<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: AttachOptions,
+    ) -> BoxFuture<'a, Result<Attachment, ApiError>> {
+        Box::pin(self.attach(key, options))
     }
     fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {
         self.save(references, out)

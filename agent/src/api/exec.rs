@@ -1,4 +1,4 @@
-//! `exec`: a command in a container, over channels of the upgraded connection.
+//! `exec` and `attach`: a command in a container, or its own streams, over channels of the upgraded connection.
 
 use axum::{
     body::Body,
@@ -12,7 +12,10 @@ use stower_crds::Kind;
 use tokio::net::UnixStream;
 
 use super::{Api, objects::find, place::One, query::Params, stall::Stall, status::Refusal};
-use crate::{channels, exec::ExecOptions};
+use crate::{
+    channels,
+    exec::{AttachOptions, ExecOptions},
+};
 
 const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
 
@@ -61,6 +64,27 @@ pub(super) async fn exec(
         // Without a connection nobody wants the command.
         if let Some((stream, read)) = upgraded(upgrade).await {
             session.serve(stream, &read).await;
+        }
+    });
+    Ok(switching())
+}
+
+pub(super) async fn attach(
+    State(api): State<Api>,
+    one: One,
+    params: Params,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let key = one.with("attach", &[Kind::Container])?;
+    params.only(&["container", "tty", "rows", "columns", "stdin", "stdout", "stderr"])?;
+    let tty = if params.flag("tty")? { Some(size(&params)?) } else { None };
+    let options = AttachOptions { tty, stdin: params.flag("stdin")? };
+    let upgrade = wanted_upgrade(request)?;
+    let object = find(&api, &key)?;
+    let attachment = api.backend.attach(&object.key, options).await?;
+    tokio::spawn(async move {
+        if let Some((stream, read)) = upgraded(upgrade).await {
+            attachment.serve(stream, &read).await;
         }
     });
     Ok(switching())

@@ -92,6 +92,7 @@ fn router(api: Api) -> Router {
         .route(&format!("{one}/hold"), post(objects::hold))
         .route(&format!("{one}/log"), get(logs::read))
         .route(&format!("{one}/exec"), post(exec::exec))
+        .route(&format!("{one}/attach"), post(exec::attach))
         .route(&format!("{one}/usage"), get(volumes::usage))
         .route(&format!("/apis/{GROUP}/{VERSION}/volumedata"), get(volumes::list))
         .route(

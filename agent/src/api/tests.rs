@@ -18,7 +18,7 @@ use crate::{
     client::{Client, ClientError, Content, Status},
     disk::{DiskUsage, PruneOptions, Pruned},
     events::{EventLog, EventType, EventView},
-    exec::{ExecOptions, Session},
+    exec::{AttachOptions, Attachment, ExecOptions, Session},
     node::{
         ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue,
         SourceRef, View,
@@ -271,6 +271,14 @@ impl Backend for Memory {
         options: ExecOptions,
     ) -> BoxFuture<'a, Result<Session, ApiError>> {
         self.note(format!("exec {} {options:?}", key.name));
+        Box::pin(async { Err(ApiError::unavailable("this node runs nothing")) })
+    }
+    fn attach<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        options: AttachOptions,
+    ) -> BoxFuture<'a, Result<Attachment, ApiError>> {
+        self.note(format!("attach {} {options:?}", key.name));
         Box::pin(async { Err(ApiError::unavailable("this node runs nothing")) })
     }
     fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {

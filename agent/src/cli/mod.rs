@@ -12,6 +12,7 @@ mod age;
 mod agent;
 mod apply;
 mod archive;
+mod attach;
 mod commit;
 mod completion;
 mod config;
@@ -97,6 +98,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Get(args) => get::run(&context, &args).await,
             Command::Describe(args) => describe::run(&context, &args).await,
             Command::Logs(args) => logs::run(&context, &args).await,
+            Command::Attach(args) => attach::run(&context, &args).await,
             Command::Exec(args) => exec::run(&context, &args).await,
             Command::Diff(args) => diff::run(&context, &args).await,
             Command::Commit(args) => commit::run(&context, &args).await,

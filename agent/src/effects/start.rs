@@ -222,6 +222,7 @@ impl Effects {
                 block: settings.logging.block,
             },
             deadline: START_DEADLINE,
+            stdin: wanted.spec.stdin,
             legacy_overlay: false,
         };
         self.remove_old_logs(&request);

@@ -4,6 +4,7 @@
 //! api/exec ─► Node::exec ─► adopt, Runtime::exec ─► Session ─► session::run ◄─ channels ─► the client
 //! ```
 
+mod attach;
 mod session;
 
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
@@ -11,8 +12,8 @@ use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 use rustix::fs::OFlags;
 use stower_crds::{Kind, ObjectKey};
 use stower_runtime::{
-    Adoption, Captured, ExecError, ExecRequest, Executing, ShimHandle, error::FailureKind,
-    exec::TerminalSize, start::Runtime,
+    Adoption, Captured, ExecError, ExecRequest, Executing, ShimHandle, adopt::ShimError, error::FailureKind,
+    exec::TerminalSize, shim::frame::error_code, start::Runtime,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -47,6 +48,25 @@ pub struct ExecOptions {
     pub tty: Option<(u16, u16)>,
     /// Which of the three standard streams the client wants.
     pub streams: [bool; 3],
+}
+
+/// What a client wants of a container's streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// The size of the client's terminal, `(rows, columns)`, if it has one.
+    pub tty: Option<(u16, u16)>,
+    /// It sends standard input.
+    pub stdin: bool,
+}
+
+/// A container that is attached to.
+#[derive(Debug)]
+pub struct Attachment {
+    container: ShimHandle,
+    shim: std::os::unix::net::UnixStream,
+    options: AttachOptions,
+    once: bool,
+    _slot: OwnedSemaphorePermit,
 }
 
 /// A command that runs, and our ends of its streams.
@@ -125,6 +145,54 @@ impl Node {
             Ok(captured) => captured,
             Err(error) => Err(ExecError::KeeperLost(std::io::Error::other(error))),
         }
+    }
+}
+
+impl Node {
+    /// Attaches to a container's own streams.
+    ///
+    /// # Errors
+    /// When it does not run, has no standard input or terminal that is asked for, or was started by a release that knew of
+    /// no such thing.
+    pub async fn attach(&self, key: &ObjectKey, options: AttachOptions) -> Result<Attachment, ApiError> {
+        let slot = Arc::clone(&self.execs.slots).try_acquire_owned();
+        let slot = slot.map_err(|_| {
+            ApiError::unavailable(format!("{SESSIONS} sessions are open already: end some, then try again"))
+        })?;
+        let (container, uid) = running(self, key)?;
+        let view = self.view();
+        let spec =
+            view.objects.get(key).map_or(serde_json::Value::Null, |object| object.object["spec"].clone());
+        let [has_tty, has_stdin, once] = ["tty", "stdin", "stdinOnce"].map(|field| spec[field] == true);
+        if options.tty.is_some() && !has_tty {
+            return Err(ApiError::conflict(format!(
+                "{} has no terminal: set spec.tty, or attach without one",
+                resource(key)
+            )));
+        }
+        if options.stdin && !has_stdin && !has_tty {
+            return Err(ApiError::conflict(format!(
+                "{} has no standard input: set spec.stdin, or attach without it",
+                resource(key)
+            )));
+        }
+        let attached =
+            tokio::task::spawn_blocking(move || container.attach().map(|stream| (container, stream)));
+        let attached =
+            attached.await.map_err(|error| ApiError::internal(format!("attaching failed: {error}")))?;
+        let (container, shim) = attached.map_err(|error| match error {
+            ShimError::Refused { code: error_code::TYPE, .. } => ApiError::conflict(format!(
+                "{} was started by a release that knew of no attach; restart it (`stower restart`) to be able to",
+                resource(key)
+            )),
+            ShimError::Refused { code: error_code::BUSY, .. } => {
+                ApiError::unavailable(format!("as many as can be are attached to {} already", resource(key)))
+            }
+            ShimError::Gone => ApiError::conflict(format!("{} has just ended", resource(key))),
+            error => ApiError::internal(chain(&error)),
+        })?;
+        tracing::debug!(%uid, "a client attaches");
+        Ok(Attachment { container, shim, options, once, _slot: slot })
     }
 }
 

@@ -30,7 +30,7 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 /// Frames that wait for the client before the command does.
 const WAITING: usize = 4;
 /// How often a client is looked for whose input nobody takes.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Frames to the client.
 type Frames = mpsc::Sender<(u8, Vec<u8>)>;
@@ -209,7 +209,7 @@ async fn input(
 }
 
 /// Whether the client is gone, although not all that it sent was read.
-fn has_ended(from: &OwnedReadHalf) -> bool {
+pub(super) fn has_ended(from: &OwnedReadHalf) -> bool {
     let stream: &UnixStream = from.as_ref();
     let mut fds = [rustix::event::PollFd::from_borrowed_fd(stream.as_fd(), rustix::event::PollFlags::RDHUP)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };

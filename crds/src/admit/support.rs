@@ -33,8 +33,6 @@ const CONTAINER: &[(&str, Support)] = &[
     ("spec.securityContext.appArmorProfile", Unset),
     ("spec.securityContext.seLinuxOptions", Unset),
     ("spec.hostUsers", Bool(true)),
-    ("spec.tty", Bool(false)),
-    ("spec.stdin", Bool(false)),
     ("spec.runtime", Unset),
 ];
 

@@ -212,6 +212,10 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "is_false")]
     pub stdin: bool,
 
+    /// Close standard input when the first client that attached to it goes. Otherwise the program never sees its end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stdin_once: bool,
+
     /// Name of a configured OCI runtime. By default the built-in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,

@@ -2,6 +2,7 @@
 //!
 //! `../../README.md` has the rules for a new one.
 
+mod attach;
 mod bad_input;
 mod bad_volumes;
 mod command_line;

@@ -79,7 +79,7 @@ fn what_cannot_be_read_is_unknown() {
     assert!(unknown(in_dir(&[("shim.json", newer)])).contains("version 2"));
     assert!(unknown(in_dir(&[("shim.json", "{")])).contains("not a record"));
     assert!(unknown(in_dir(&[("shim.json", "")])).contains("not a record"));
-    assert!(unknown(in_dir(&[("shim.json", &" ".repeat(70_000))])).contains("65536"));
+    assert!(unknown(in_dir(&[("shim.json", &" ".repeat(70_000))])).contains("longer than any record"));
     let dir = in_dir(&[]);
     std::os::unix::fs::symlink("/dev/null", dir.path().join("shim.json")).unwrap();
     assert!(unknown(dir).contains("regular file"));

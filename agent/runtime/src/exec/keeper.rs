@@ -17,7 +17,7 @@ use crate::job::Process;
 use crate::proc;
 use crate::start::enter::{self, Entry, Guest};
 use crate::start::init::Finish;
-use crate::start::starter::kill;
+use crate::start::starter::{TERMINAL, kill};
 use crate::start::sys::{self, Cloned, SignalMask};
 use crate::start::terminal;
 use crate::start::wire::{self, Answer, Word};
@@ -176,9 +176,6 @@ fn launch(
         }
     }
 }
-
-/// Comes with the terminal's other end.
-const TERMINAL: &[u8] = b"t";
 
 /// The next word of the process that is being made, unless the agent goes away or the time is over.
 fn hear(

@@ -7,6 +7,7 @@ use oci_spec::runtime::{
 use super::request::{RootFs, StartRequest, SubPath, VolumeMount};
 use super::{IdMap, Job, MountJob, MountSource, Namespace, NamespaceKind, OomScore, Process, UserJob};
 use crate::error::CompileError;
+use crate::exec::TerminalSize;
 use crate::mounts::options;
 use crate::{caps, device, rlimit};
 
@@ -112,6 +113,13 @@ pub(crate) fn compile_in(
         .map(|(k, v)| sysctl(k, v, &namespaces, spec.hostname().is_some()))
         .collect::<Result<Vec<_>, _>>()?;
 
+    let mut compiled = compile_process(request, process, linux, spec.process().is_some())?;
+    let terminal = terminal_size(process);
+    if agent && terminal.is_some() && !compiled.env.iter().any(|e| e.starts_with("TERM=")) {
+        // What a program draws for; as Docker and the runtimes of Kubernetes have it.
+        compiled.env.push("TERM=xterm".to_owned());
+    }
+
     Ok(Job {
         uid: request.uid.clone(),
         run: request.run,
@@ -134,7 +142,10 @@ pub(crate) fn compile_in(
         domainname: spec.domainname().clone(),
         sysctls,
         loopback: has_new(NamespaceKind::Network),
-        process: compile_process(request, process, linux, spec.process().is_some())?,
+        process: compiled,
+        // The command line's is made by its own steps.
+        terminal: terminal.filter(|_| agent),
+        stdin: request.stdin,
         seccomp_len: request.seccomp.as_ref().map_or(0, |f| f.bytes().len()),
         namespaces,
         legacy_overlay: request.legacy_overlay,
@@ -193,13 +204,22 @@ fn refuse_process(process: &OciProcess, agent: bool) -> Result<(), CompileError>
         return Ok(());
     }
     refuse(&[
-        ("process.terminal", process.terminal() == Some(true)),
         ("process.apparmorProfile", some(process.apparmor_profile().as_ref())),
         ("process.selinuxLabel", some(process.selinux_label().as_ref())),
         ("process.ioPriority", process.io_priority().is_some()),
         ("process.scheduler", process.scheduler().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
     ])
+}
+
+/// The terminal that is asked for, with its size.
+pub(crate) fn terminal_size(process: &OciProcess) -> Option<TerminalSize> {
+    let size = process.console_size();
+    let number = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    (process.terminal() == Some(true)).then(|| TerminalSize {
+        rows: number(size.map_or(0, |s| s.height())),
+        columns: number(size.map_or(0, |s| s.width())),
+    })
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<(), CompileError> {

@@ -12,9 +12,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exec::TerminalSize;
+
 pub use compile::compile;
 #[cfg(feature = "cli")]
-pub(crate) use compile::{Scope, compile_in, compile_process};
+pub(crate) use compile::{Scope, compile_in, compile_process, terminal_size};
 pub use request::{LogLimits, Programs, RootFs, StartRequest, SubPath, VolumeMount};
 
 /// Everything the starter needs.
@@ -66,6 +68,12 @@ pub struct Job {
     pub loopback: bool,
     /// The process.
     pub process: Process,
+    /// It has a terminal, of this size.
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
+    /// Without a terminal: its standard input is a pipe, whose other end the shim holds.
+    #[serde(default)]
+    pub stdin: bool,
     /// Where the filter begins after the JSON part of the message: its length in bytes, 0 for none.
     pub seccomp_len: usize,
     /// Use `mount(2)` for overlays although the kernel has `lowerdir+`.

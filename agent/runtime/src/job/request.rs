@@ -34,6 +34,9 @@ pub struct StartRequest {
     pub user: Option<String>,
     /// The groups to join, from [`crate::cgroup::Cgroups::create`].
     pub cgroup: CgroupJoin,
+    /// Keep standard input open, for who attaches; otherwise it is at its end from the start. A terminal
+    /// (`spec.process.terminal`) is open in any case.
+    pub stdin: bool,
     /// The compiled filter, loaded last.
     pub seccomp: Option<Filter>,
     /// Limits that are set where this machine allows it; those of `spec` are set or the start fails.

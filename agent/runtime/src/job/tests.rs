@@ -30,6 +30,7 @@ fn request() -> StartRequest {
         programs: Programs { starter: "/s".into(), shim: "/h".into(), shim_digest: "sha256:0".to_owned() },
         logs: LogLimits::default(),
         deadline: Duration::from_secs(1),
+        stdin: false,
         legacy_overlay: false,
     }
 }
@@ -69,7 +70,7 @@ type Change = fn(&mut StartRequest);
 
 #[test]
 fn fields_that_are_not_built_are_refused_by_name() {
-    let cases: [(&str, Change); 14] = [
+    let cases: [(&str, Change); 13] = [
         ("hooks", |r| {
             let mut hooks = Hooks::default();
             hooks.set_poststart(Some(vec![Hook::default()]));
@@ -94,9 +95,6 @@ fn fields_that_are_not_built_are_refused_by_name() {
             let mut p = LinuxPersonality::default();
             p.set_flags(Some(vec!["X".to_owned()]));
             linux(&mut r.spec).set_personality(Some(p));
-        }),
-        ("process.terminal", |r| {
-            process(&mut r.spec).set_terminal(Some(true));
         }),
         ("process.apparmorProfile", |r| {
             process(&mut r.spec).set_apparmor_profile(Some("x".to_owned()));

@@ -189,7 +189,7 @@ fn order(state: &State, spec: Spec, process: &OciProcess, request: &Request, ini
         process: compiled,
         filter,
         attributes,
-        terminal: plan::terminal(process),
+        terminal: job::terminal_size(process),
         preserve_fds: request.preserve_fds,
         groups: state::groups(state)?.existing("c"),
         namespaces: enter::namespaces(init_pid).map_err(|e| OciError::io("/proc", e))?,

@@ -91,16 +91,6 @@ impl Hooks {
     }
 }
 
-/// The terminal that is asked for, with its size.
-pub(super) fn terminal(process: &oci_spec::runtime::Process) -> Option<TerminalSize> {
-    let size = process.console_size();
-    let number = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-    (process.terminal() == Some(true)).then(|| TerminalSize {
-        rows: number(size.map_or(0, |s| s.height())),
-        columns: number(size.map_or(0, |s| s.width())),
-    })
-}
-
 /// Reads and checks a bundle.
 pub(super) fn make(options: &Options, boot_id: &str) -> Result<Plan> {
     let bundle = options.bundle.canonicalize().map_err(|e| OciError::io(options.bundle.display(), e))?;
@@ -141,7 +131,7 @@ pub(super) fn make(options: &Options, boot_id: &str) -> Result<Plan> {
     };
     let mut job = job::compile_in(&request, boot_id, &Scope::CommandLine { bundle: &bundle })?;
     label_mounts(&mut job, linux.mount_label().as_deref())?;
-    let terminal = spec.process().as_ref().and_then(terminal);
+    let terminal = spec.process().as_ref().and_then(job::terminal_size);
     let hooks = Hooks::of(&spec)?;
     Ok(Plan {
         job,
@@ -181,6 +171,7 @@ pub(super) fn request(id: &str, spec: Spec) -> StartRequest {
         programs: Programs { starter: PathBuf::new(), shim: PathBuf::new(), shim_digest: String::new() },
         logs: LogLimits::default(),
         deadline: Duration::ZERO,
+        stdin: false,
         legacy_overlay: false,
     }
 }

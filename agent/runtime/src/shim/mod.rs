@@ -39,7 +39,8 @@ pub mod fd {
     /// The container's directory in cgroup2, open as `O_DIRECTORY`; only when
     /// [`cgroup_kill`](super::ShimArgs::cgroup_kill) is set.
     pub const CGROUP: i32 = 9;
-    /// Reserved for the write end of stdin or the master of a terminal.
+    /// The write end of the container's stdin, or the master of its terminal, which is [`STDOUT`] too; only when
+    /// [`stdin`](super::ShimArgs::stdin) says so.
     pub const STDIN: i32 = 10;
 }
 
@@ -62,14 +63,37 @@ pub struct ShimArgs {
     pub log_block: bool,
     /// Whether [`fd::CGROUP`] is open.
     pub cgroup_kill: bool,
+    /// What [`fd::STDIN`] is.
+    pub stdin: Stdin,
+}
+
+/// What a shim holds of a container's standard input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing: it is at its end from the start.
+    #[default]
+    None = 0,
+    /// The write end of a pipe.
+    Pipe = 1,
+    /// The master of a terminal.
+    Terminal = 2,
 }
 
 impl ShimArgs {
     /// The argument vector, `argv[0]` included. Give it an empty environment.
     #[must_use]
     pub fn to_argv(&self) -> Vec<OsString> {
-        let Self { init_pid, run, boot_id, started_at, log_max_bytes, log_max_files, log_block, cgroup_kill } =
-            self;
+        let Self {
+            init_pid,
+            run,
+            boot_id,
+            started_at,
+            log_max_bytes,
+            log_max_files,
+            log_block,
+            cgroup_kill,
+            stdin,
+        } = self;
         [
             "stower-shim".to_owned(),
             CONTRACT.to_string(),
@@ -81,6 +105,7 @@ impl ShimArgs {
             format!("log-max-files={log_max_files}"),
             format!("log-block={}", u8::from(*log_block)),
             format!("cgroup-kill={}", u8::from(*cgroup_kill)),
+            format!("stdin={}", *stdin as u8),
         ]
         .into_iter()
         .map(OsString::from)

@@ -7,6 +7,7 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::sys::{self, ExecVector};
+use super::{pass, starter, terminal};
 use crate::error::{Failure, FailureKind};
 use crate::job::{Job, NamespaceKind, Process};
 use crate::user::Identity;
@@ -64,6 +65,8 @@ pub(crate) trait Finish {
 pub(super) struct Ends<'a> {
     /// Go byte in, failure out; closed by the exec.
     pub(super) control: &'a OwnedFd,
+    /// Becomes stdin, if there is one.
+    pub(super) stdin: Option<&'a OwnedFd>,
     /// Becomes stdout.
     pub(super) stdout: &'a OwnedFd,
     /// Becomes stderr.
@@ -76,7 +79,10 @@ pub(super) struct Ends<'a> {
 pub(super) struct Agent<'a> {
     pub(super) ends: Ends<'a>,
     pub(super) blocks: mounts::Blocks,
-    pub(super) stdin: Option<OwnedFd>,
+    /// Becomes stdin where there is none.
+    pub(super) null: Option<OwnedFd>,
+    /// The terminal, which becomes all three.
+    pub(super) slave: Option<OwnedFd>,
 }
 
 impl Steps for Agent<'_> {
@@ -93,21 +99,32 @@ impl Steps for Agent<'_> {
         Ok(root)
     }
 
-    fn prepare(&mut self, root: &mounts::Root, _: &Job) -> Result<(), Failure> {
-        self.stdin = Some(open_null(root.fd())?);
+    fn prepare(&mut self, root: &mounts::Root, job: &Job) -> Result<(), Failure> {
+        if let Some(size) = job.terminal {
+            let (master, slave) = terminal::open(root.fd(), size)?;
+            terminal::attach(root.fd(), &slave)?;
+            pass::send_fd(self.ends.control, starter::TERMINAL, master.as_fd())
+                .map_err(|e| Failure::errno("terminal", "handing it over", e))?;
+            self.slave = Some(slave);
+        } else if self.ends.stdin.is_none() {
+            self.null = Some(open_null(root.fd())?);
+        }
         Ok(())
     }
 }
 
 impl Finish for Agent<'_> {
-    fn stdio(&mut self, _: &Identity) -> Result<(), Failure> {
-        let stdin = self.stdin.as_ref().into_iter().map(|fd| (fd, 0));
+    fn stdio(&mut self, identity: &Identity) -> Result<(), Failure> {
+        if self.slave.is_some() {
+            return terminal::stdio(self.slave.take(), identity, 0);
+        }
+        let stdin = self.ends.stdin.or(self.null.as_ref()).into_iter().map(|fd| (fd, 0));
         for (fd, number) in stdin.chain([(self.ends.stdout, 1), (self.ends.stderr, 2)]) {
             sys::dup_to(fd.as_fd(), number)
                 .map_err(|e| Failure::errno("stdio", format_args!("descriptor {number}"), e))?;
         }
         // Whatever else is open, known or not, ends with the exec.
-        sys::cloexec_from(3).map_err(|e| Failure::errno("stdio", "closing at exec", e))
+        terminal::stdio(None, identity, 0)
     }
 
     fn confined(&mut self, _: &Process) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketT
 use rustix::process::{Signal, WaitIdOptions};
 
 use super::init::{self, Agent, Ends};
+use super::pass;
 use super::sys::{self, Cloned, ExecVector, SignalMask};
 use super::wire::{self, Answer, Order};
 use crate::error::Failure;
@@ -86,6 +87,16 @@ struct Prepared {
     cgroup: Option<OwnedFd>,
     stdout: (OwnedFd, OwnedFd),
     stderr: (OwnedFd, OwnedFd),
+    /// Read and write end, where the container has a standard input and no terminal.
+    stdin: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// A container whose command is executing.
+struct Launched {
+    record: ShimRecord,
+    pidfd: OwnedFd,
+    /// The other end of its terminal.
+    terminal: Option<OwnedFd>,
 }
 
 fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
@@ -93,7 +104,7 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
         .map_err(|e| Failure::errno("shim", job.shim.display(), e))?;
     let prepared = prepare(job)?;
     let result = launch(job, filter, &prepared);
-    let (record, pidfd) = match result {
+    let Launched { record, pidfd, terminal } = match result {
         Ok(launched) => launched,
         Err(failure) => {
             for file in [SOCKET, crate::record::SHIM_FILE, crate::exec::EXEC_FILE] {
@@ -105,7 +116,7 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
     let (init_pid, started_at) = (record.init_pid, record.started_at.clone());
     join_shims(&job.cgroup);
     answer(agent, &Answer::Started(record), Some(&pidfd));
-    let failure = become_shim(job, prepared, init_pid, &pidfd, started_at);
+    let failure = become_shim(job, prepared, init_pid, &pidfd, terminal.as_ref(), started_at);
     // No shim, no container: its output has no reader and its exit no reaper.
     kill(&pidfd);
     Err(failure)
@@ -131,7 +142,16 @@ fn prepare(job: &Job) -> Result<Prepared, Failure> {
     };
     let cgroup = job.cgroup.v2.as_deref().map(dir).transpose()?;
     let socket = listen(&run_dir)?;
-    Ok(Prepared { log_dir: dir(&job.log_dir)?, socket, cgroup, stdout: pipe()?, stderr: pipe()?, run_dir })
+    let stdin = (job.stdin && job.terminal.is_none()).then(pipe).transpose()?;
+    Ok(Prepared {
+        log_dir: dir(&job.log_dir)?,
+        socket,
+        cgroup,
+        stdout: pipe()?,
+        stderr: pipe()?,
+        stdin,
+        run_dir,
+    })
 }
 
 /// A socket's address holds 108 bytes; the path through the descriptor is always short enough.
@@ -155,7 +175,7 @@ pub(crate) fn listen(run_dir: &OwnedFd) -> Result<OwnedFd, Failure> {
 }
 
 /// Clones the container's first process and sees it through its exec.
-fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, OwnedFd), Failure> {
+fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<Launched, Failure> {
     let blocks = mounts::Blocks::open(job)?;
     let (flags, join) = namespaces(job)?;
     let (control, inner) =
@@ -169,9 +189,14 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
             drop(control);
             let _ = sys::signal_mask(SignalMask::Empty);
             sys::default_signals();
-            let ends =
-                Ends { control: &inner, stdout: &prepared.stdout.1, stderr: &prepared.stderr.1, join: &join };
-            let failure = init::run(job, filter, &mut Agent { ends, blocks, stdin: None });
+            let ends = Ends {
+                control: &inner,
+                stdin: prepared.stdin.as_ref().map(|(read, _)| read),
+                stdout: &prepared.stdout.1,
+                stderr: &prepared.stderr.1,
+                join: &join,
+            };
+            let failure = init::run(job, filter, &mut Agent { ends, blocks, null: None, slave: None });
             if let Ok(bytes) = serde_json::to_vec(&failure) {
                 let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
             }
@@ -186,10 +211,10 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<(ShimRecord, 
     let done = write_record(job, filter, pid, &started_at, &prepared.run_dir).and_then(|record| {
         // A first process that has already failed says so by its message, not by this send.
         let _ = rustix::net::send(&control, b"g", SendFlags::NOSIGNAL);
-        outcome(control.as_fd()).map(|()| record)
+        outcome(&control).map(|terminal| (record, terminal))
     });
     match done {
-        Ok(record) => Ok((record, pidfd)),
+        Ok((record, terminal)) => Ok(Launched { record, pidfd, terminal }),
         Err(failure) => {
             kill(&pidfd);
             Err(failure)
@@ -258,28 +283,30 @@ fn write_record(
     Ok(record)
 }
 
-/// End of file is the exec; a message is a failure before it.
-pub(crate) fn outcome(control: BorrowedFd<'_>) -> Result<(), Failure> {
-    let mut bytes = vec![0u8; 64 * 1024];
-    let mut reset = false;
-    let len = loop {
-        match rustix::io::read(control, &mut bytes) {
-            Ok(len) => break len,
-            Err(rustix::io::Errno::INTR) => {}
+/// Comes with the other end of a terminal, before the exec.
+pub(crate) const TERMINAL: &[u8] = b"t";
+
+/// End of file is the exec; a message is the terminal, or a failure before it.
+fn outcome(control: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
+    let (mut reset, mut terminal) = (false, None);
+    let bytes = loop {
+        match pass::receive(control) {
+            Ok((bytes, Some(fd))) if bytes == TERMINAL => terminal = Some(fd),
+            Ok((bytes, _)) => break bytes,
             // It ended with our go byte unread. This error comes before what it had said, so read on.
             Err(rustix::io::Errno::CONNRESET) if !reset => reset = true,
             Err(e) => return Err(Failure::errno("start", "hearing from the first process", e)),
         }
     };
-    if len == 0 && reset {
+    if bytes.is_empty() && reset {
         let message =
             "the first process was killed while it was set up; look for a memory limit that is too low";
         return Err(Failure::new("start", crate::error::FailureKind::Other, message));
     }
-    if len == 0 {
-        return Ok(());
+    if bytes.is_empty() {
+        return Ok(terminal);
     }
-    Err(serde_json::from_slice(&bytes[..len]).unwrap_or_else(|e| {
+    Err(serde_json::from_slice(&bytes).unwrap_or_else(|e| {
         Failure::new(
             "start",
             crate::error::FailureKind::Other,
@@ -294,8 +321,15 @@ pub(crate) fn kill(pidfd: &OwnedFd) {
 }
 
 /// Puts the descriptors where the shim expects them and executes it. Returns only what went wrong.
-fn become_shim(job: &Job, prepared: Prepared, init_pid: u32, pidfd: &OwnedFd, started_at: String) -> Failure {
-    let Prepared { run_dir, log_dir, socket, cgroup, stdout, stderr } = prepared;
+fn become_shim(
+    job: &Job,
+    prepared: Prepared,
+    init_pid: u32,
+    pidfd: &OwnedFd,
+    terminal: Option<&OwnedFd>,
+    started_at: String,
+) -> Failure {
+    let Prepared { run_dir, log_dir, socket, cgroup, stdout, stderr, stdin } = prepared;
     let arrange = || -> io::Result<()> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         // First all above the fixed numbers, or one could overwrite another.
@@ -304,9 +338,12 @@ fn become_shim(job: &Job, prepared: Prepared, init_pid: u32, pidfd: &OwnedFd, st
             (&log_dir, shim::fd::LOG_DIR),
             (&socket, shim::fd::SOCKET),
             (pidfd, shim::fd::INIT_PIDFD),
-            (&stdout.0, shim::fd::STDOUT),
-            (&stderr.0, shim::fd::STDERR),
+            // A terminal is all three.
+            (terminal.unwrap_or(&stdout.0), shim::fd::STDOUT),
+            (if terminal.is_some() { &null } else { &stderr.0 }, shim::fd::STDERR),
         ];
+        let input = terminal.or(stdin.as_ref().map(|(_, write)| write));
+        wanted.extend(input.map(|fd| (fd, shim::fd::STDIN)));
         wanted.extend(cgroup.as_ref().map(|fd| (fd, shim::fd::CGROUP)));
         wanted.extend([(&null, 0), (&null, 1), (&null, 2)]);
         let high = wanted
@@ -334,6 +371,11 @@ fn become_shim(job: &Job, prepared: Prepared, init_pid: u32, pidfd: &OwnedFd, st
         log_max_files: job.logs.max_files,
         log_block: job.logs.block,
         cgroup_kill: cgroup.is_some(),
+        stdin: match (terminal, &stdin) {
+            (Some(_), _) => shim::Stdin::Terminal,
+            (None, Some(_)) => shim::Stdin::Pipe,
+            (None, None) => shim::Stdin::None,
+        },
     };
     use std::os::unix::ffi::OsStrExt;
     let argv = args.to_argv();

@@ -61,10 +61,6 @@ pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> rustix::io::Resul
 }
 
 /// Mounts the terminal at `/dev/console` (`config.md`, "process").
-#[cfg_attr(
-    not(feature = "cli"),
-    expect(dead_code, reason = "the command line alone has one at /dev/console")
-)]
 pub(crate) fn attach(root: BorrowedFd<'_>, slave: &OwnedFd) -> Result<(), Failure> {
     let fail = |what: &'static str| move |e: rustix::io::Errno| Failure::errno(STAGE, what, e);
     let copy = bind_fd(slave.as_fd(), false).map_err(fail("copying it for /dev/console"))?;

@@ -130,6 +130,7 @@ impl Case {
             programs: programs(),
             logs: LogLimits::default(),
             deadline: Duration::from_secs(30),
+            stdin: false,
             legacy_overlay: false,
         };
         Self { dir, cgroups, uid, request, started: None }

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use stower_runtime::proc::{self, ProcessId};
+use stower_runtime::shim::Stdin;
 use stower_runtime::shim::frame::{HEADER_LEN, Header, State, Stop, StopLater, VERSION, kind};
 use stower_runtime::{ExitRecord, ShimArgs, ShimRecord};
 
@@ -68,6 +69,7 @@ impl Shim {
             log_max_files: options.log_max_files,
             log_block: options.log_block,
             cgroup_kill: options.cgroup.is_some(),
+            stdin: Stdin::None,
         };
         let (child, init_pid) = spawn(script, &args, &run_dir, &logs, options.cgroup.as_deref());
         let id = ProcessId { pid: child.id(), start: proc::start_time(child.id()).unwrap().unwrap() };

@@ -98,7 +98,7 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Built, SpecError> {
         spec.hostname.as_deref().unwrap_or(if spec.host_network { input.host_name } else { input.name });
 
     let mut process = ProcessBuilder::default()
-        .terminal(false)
+        .terminal(spec.tty)
         .args(args)
         .env(env)
         .cwd(working_dir(input))
