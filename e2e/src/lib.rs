@@ -30,6 +30,7 @@ pub mod process;
 pub mod proxy;
 pub mod pty;
 pub mod registry;
+pub mod release;
 pub mod requires;
 pub mod teardown;
 pub mod vm;

@@ -96,7 +96,7 @@ impl NodeBuilder {
             socket: folder.path().join("run/stower.sock"),
             log: folder.path().join("agent.log"),
             config: folder.path().join("config.yaml"),
-            binary: binary()?,
+            binary: Mutex::new(binary()?),
             args: self.args,
             env: self.env,
             through: self.through,
@@ -131,7 +131,7 @@ pub struct TestNode {
     pub log: PathBuf,
     /// Its configuration file.
     pub config: PathBuf,
-    binary: PathBuf,
+    binary: Mutex<PathBuf>,
     args: Vec<String>,
     env: Vec<(String, String)>,
     through: Vec<String>,
@@ -155,13 +155,23 @@ impl TestNode {
         self.folder.path()
     }
 
+    /// The program that is started next, as the agent and for commands.
+    pub fn program(&self) -> PathBuf {
+        self.binary.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has another program be started from now on.
+    pub fn use_program(&self, path: &Path) {
+        path.clone_into(&mut self.binary.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// The command that starts the agent.
     pub fn agent_command(&self) -> Command {
         let mut command = match self.through.split_first() {
-            None => Command::new(&self.binary),
+            None => Command::new(self.program()),
             Some((program, words)) => {
                 let mut command = Command::new(program);
-                command.args(words).arg(&self.binary);
+                command.args(words).arg(self.program());
                 command
             }
         };
@@ -274,7 +284,7 @@ impl TestNode {
 
     /// A command of the program under test with this agent's socket.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(self.program());
         command.args(args).env("STOWER_SOCKET", &self.socket).env_remove("RUST_LOG");
         command
     }

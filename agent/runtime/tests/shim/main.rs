@@ -1,6 +1,8 @@
 //! The shim as it is built, with real processes.
 
 mod adopt;
+#[cfg(target_arch = "x86_64")]
+mod former;
 mod log;
 mod support;
 

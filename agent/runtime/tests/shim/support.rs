@@ -28,12 +28,21 @@ pub struct Options {
     pub log_block: bool,
     pub log_dir: Option<PathBuf>,
     pub cgroup: Option<PathBuf>,
+    pub shim: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let log_max_bytes = 10 << 20;
-        Self { run: 1, log_max_bytes, log_max_files: 5, log_block: false, log_dir: None, cgroup: None }
+        Self {
+            run: 1,
+            log_max_bytes,
+            log_max_files: 5,
+            log_block: false,
+            log_dir: None,
+            cgroup: None,
+            shim: SHIM,
+        }
     }
 }
 
@@ -71,7 +80,8 @@ impl Shim {
             cgroup_kill: options.cgroup.is_some(),
             stdin: Stdin::None,
         };
-        let (child, init_pid) = spawn(script, &args, &run_dir, &logs, options.cgroup.as_deref());
+        let (child, init_pid) =
+            spawn(options.shim, script, &args, &run_dir, &logs, options.cgroup.as_deref());
         let id = ProcessId { pid: child.id(), start: proc::start_time(child.id()).unwrap().unwrap() };
         let record = ShimRecord {
             version: 1,
@@ -186,13 +196,15 @@ pub fn ask(stream: &mut UnixStream, version: u16, kind: u16, payload: &[u8]) -> 
 }
 
 /// The shim as a child of this process, and the pid of its own first child.
-pub fn spawn(
+fn spawn(
+    shim: &str,
     script: &str,
     args: &ShimArgs,
     run_dir: &Path,
     logs: &Path,
     cgroup: Option<&Path>,
 ) -> (Child, u32) {
+    let shim_path = shim;
     let listener = UnixListener::bind(run_dir.join("s")).unwrap();
     let (out_read, out_write) = std::io::pipe().unwrap();
     let (err_read, err_write) = std::io::pipe().unwrap();
@@ -203,7 +215,7 @@ pub fn spawn(
 
     // Everything is made here: between fork and exec nothing may allocate. Addresses are kept as numbers, so that the
     // closure may be sent; what they point to moves with it and keeps its place.
-    let strings = [c("/bin/sh"), c("-c"), c(script), c(SHIM), c("PATH=/usr/bin:/bin")];
+    let strings = [c("/bin/sh"), c("-c"), c(script), c(shim), c("PATH=/usr/bin:/bin")];
     let at = |i: usize| strings[i].as_ptr() as usize;
     let (shell, shell_env, shim) = ([at(0), at(1), at(2), 0], [at(4), 0], at(3));
     let mut argv: Vec<Vec<u8>> =
@@ -261,7 +273,7 @@ pub fn spawn(
         }
         Err(std::io::Error::last_os_error())
     };
-    let mut command = Command::new(SHIM);
+    let mut command = Command::new(shim_path);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: the closure keeps to system calls.
     unsafe { command.pre_exec(closure) };
