@@ -28,12 +28,23 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
             "the agent needs root, to make namespaces, mounts and cgroups: run it as root, for example with sudo"
         );
     }
-    stower_crds::prepare();
     let config = start.config.clone();
     let fixed = &config.fixed;
     let paths = fixed.paths.clone();
     let lock = paths.claim()?;
     let instance = paths.instance()?;
+    // None of these waits for another: rules are compiled for the first manifest, programs are compared with those on disk, and
+    // the counter is synced.
+    std::thread::spawn(stower_crds::prepare);
+    let bin = paths.data.join("bin");
+    let programs = std::thread::spawn({
+        let bin = bin.clone();
+        move || files::install_programs(&bin)
+    });
+    let version = std::thread::spawn({
+        let data = paths.data.clone();
+        move || first_version(&data)
+    });
     let metrics = crate::metrics::Metrics::new();
     metrics.start_time.set(jiff::Timestamp::now().as_second() as f64);
 
@@ -49,9 +60,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     )?;
     crate::rootfs::thaw_all(&cgroups);
     let runtime = stower_runtime::start::Runtime::new()?;
-    let bin = paths.data.join("bin");
-    let programs = files::install_programs(&bin)
-        .with_context(|| format!("cannot write programs to {}", bin.display()))?;
+    let programs = joined(programs).with_context(|| format!("cannot write programs to {}", bin.display()))?;
 
     let volumes = stower_storage::Volumes::open(paths.data.join("volumes"), paths.run.join("volumes"));
     let volumes = Arc::new(volumes.context("cannot open the volumes")?);
@@ -76,7 +85,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         told,
     );
     let (requests, asked) = mpsc::channel(64);
-    let version = first_version(&paths.data)?;
+    let version = joined(version)?;
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
     let reconcile = Loop { requests, syncer: syncer.clone() };
     let node = Node::new(
@@ -137,6 +146,11 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     drop(lock);
     tracing::info!("the agent ends; its containers go on");
     Ok(())
+}
+
+/// What a thread came to. Its panic is this thread's too.
+fn joined<T>(thread: std::thread::JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Where this agent's counter of changes begins: above all that an earlier one gave out.

@@ -19,7 +19,13 @@ pub(crate) struct Found {
 }
 
 impl Effects {
-    /// Every UID that anything on the machine bears.
+    /// The containers that have a writable layer.
+    pub(crate) fn layered(&self) -> BTreeSet<Uid> {
+        let snapshots = self.storage.snapshots().list();
+        snapshots.iter().filter_map(|snapshot| Uid::new(snapshot.key.as_str()).ok()).collect()
+    }
+
+    /// Every UID that anything on the machine bears, beside those that have a writable layer.
     ///
     /// # Errors
     /// When a place cannot be read, so that nothing may be taken for absent.
@@ -35,13 +41,6 @@ impl Effects {
                 uids.extend(entry.file_name().to_str().and_then(|name| Uid::new(name).ok()));
             }
         }
-        uids.extend(
-            self.storage
-                .snapshots()
-                .list()
-                .iter()
-                .filter_map(|snapshot| Uid::new(snapshot.key.as_str()).ok()),
-        );
         let stores = self.volumes.list().map_err(|error| chain(&error))?;
         let keys = stores.volumes.iter().map(|it| &it.key).chain(stores.broken.iter().map(|(key, _)| key));
         let private = keys.filter_map(|key| match key.parts() {
@@ -54,8 +53,8 @@ impl Effects {
         Ok(uids)
     }
 
-    /// Everything about one container, and a watch on its shim if it runs.
-    pub(crate) fn find(self: &Arc<Self>, uid: &Uid) -> Found {
+    /// Everything about one container, and a watch on its shim if it runs. `layered` is whether it has a writable layer.
+    pub(crate) fn find(self: &Arc<Self>, uid: &Uid, layered: bool) -> Found {
         let run_dir = self.run_dir(uid);
         let adoption = adopt(&run_dir, self.runtime.boot_id());
         let process = match adoption {
@@ -72,16 +71,11 @@ impl Effects {
             }
             other => self.ended(uid, &other),
         };
-        let snapshots = self.storage.snapshots().list();
-        let snapshot = snapshots.iter().find(|snapshot| snapshot.key.as_str() == uid.as_str());
-        let rootfs = match snapshot {
-            None => RootfsState::Absent,
-            Some(_) => RootfsState::Present { image: None },
-        };
+        let rootfs = if layered { RootfsState::Present { image: None } } else { RootfsState::Absent };
         let files = [run_dir, self.paths.container_data(uid.as_str()), self.paths.logs(uid.as_str())];
         let files =
             if files.iter().any(|dir| dir.exists()) { FilesState::Present } else { FilesState::Absent };
-        let limit = snapshot.and_then(|_| self.limit(uid));
+        let limit = if layered { self.limit(uid) } else { None };
         Found { process, cgroup: self.cgroup(uid), rootfs, limit, files }
     }
 

@@ -152,6 +152,9 @@ impl Engine {
         }
         let mut uids: BTreeSet<Uid> = self.desired.iter().map(|declared| declared.uid.clone()).collect();
         uids.extend(self.records.keys().cloned());
+        // Once for all: asking for each would grow with their square.
+        let layered = self.effects.layered();
+        uids.extend(layered.iter().cloned());
         match self.effects.uids() {
             Ok(found) => {
                 self.unobserved = None;
@@ -163,7 +166,7 @@ impl Engine {
             }
         }
         for uid in uids {
-            self.observe_one(&uid);
+            self.observe_one(&uid, layered.contains(&uid));
             self.dirty.insert(uid);
         }
         self.remove_stale_programs();
@@ -173,8 +176,8 @@ impl Engine {
         self.publish(&all, &time::now(&self.boot_id));
     }
 
-    fn observe_one(&mut self, uid: &Uid) {
-        let found = self.effects.find(uid);
+    fn observe_one(&mut self, uid: &Uid, layered: bool) {
+        let found = self.effects.find(uid, layered);
         let rootfs = match (found.rootfs, self.record(uid).and_then(|record| record.launch.as_ref())) {
             (RootfsState::Present { .. }, Some(launch)) => {
                 RootfsState::Present { image: launch.image.clone() }
