@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use stower_e2e::node::pid_of;
-use stower_e2e::{TestNode, catalog, process, requires, wait_for};
+use stower_e2e::{TestNode, catalog, http, process, requires, wait_for};
 
 use crate::build::{cargo, show};
 use crate::stats::{Samples, line};
@@ -21,15 +21,30 @@ const GAP: Duration = Duration::from_millis(80);
 
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     requires::root()?;
-    if let ["measure", rounds] = args {
-        return measure(rounds.parse().context("ROUNDS is a number")?);
+    if let ["measure", rest @ ..] = args {
+        return measure(rest);
     }
-    let rounds = args.first().copied().unwrap_or("30");
+    parse(args)?;
     show(cargo().args(["build", "--release", "-p", "stower", "-p", "stower-e2e", "--bins"]))?;
     // The optimised twin of this program finds the optimised stower and test programs beside itself.
     let exe = std::env::current_exe()?;
     let profiles = exe.ancestors().nth(2).context("an odd target folder")?;
-    show(Command::new(profiles.join("release/xtask")).args(["bench", "measure", rounds]))
+    show(Command::new(profiles.join("release/xtask")).args(["bench", "measure"]).args(args))
+}
+
+/// What is measured: everything, in so many rounds, or a crowd of so many containers.
+enum Wanted {
+    Rounds(usize),
+    Crowd(usize),
+}
+
+fn parse(args: &[&str]) -> Result<Wanted> {
+    match args {
+        [] => Ok(Wanted::Rounds(30)),
+        ["--n", count] => Ok(Wanted::Crowd(count.parse().context("COUNT is a number")?)),
+        [rounds] => Ok(Wanted::Rounds(rounds.parse().context("ROUNDS is a number")?)),
+        _ => anyhow::bail!("bench takes ROUNDS or --n COUNT"),
+    }
 }
 
 struct Bench {
@@ -39,9 +54,13 @@ struct Bench {
     root: PathBuf,
 }
 
-fn measure(rounds: usize) -> Result<()> {
+fn measure(args: &[&str]) -> Result<()> {
     let bench = Bench::new()?;
     println!("kernel {}", process::run("uname", ["-rm"])?.trim());
+    let rounds = match parse(args)? {
+        Wanted::Rounds(rounds) => rounds,
+        Wanted::Crowd(count) => return bench.crowd(count),
+    };
     bench.starts(rounds)?;
     bench.restarts(rounds)?;
     bench.many()
@@ -170,9 +189,9 @@ impl Bench {
             last.0.push(ms(end - start) / 1e3);
             wait_for("all to be shown as running", || Ok((self.pids()?.len() == MANY).then_some(())))?;
             if round == 2 {
-                self.memory()?;
+                self.memory(MANY)?;
                 self.idle()?;
-                self.adoption()?;
+                self.adoption(MANY)?;
             }
             self.node.remove("many.yaml")?;
             // An empty directory is not believed at once: the objects are asked for by their absence.
@@ -193,7 +212,7 @@ impl Bench {
             .collect())
     }
 
-    fn memory(&self) -> Result<()> {
+    fn memory(&self, count: usize) -> Result<()> {
         // The agent gives the memory of a burst back once it has rested for two seconds.
         std::thread::sleep(Duration::from_secs(5));
         let mut shims = Samples::default();
@@ -201,10 +220,10 @@ impl Bench {
             #[expect(clippy::cast_precision_loss, reason = "kilobytes of one process")]
             shims.0.push(process::pss_kb(process::parent(pid)?)? as f64);
         }
-        line(&format!("PSS of a shim at {MANY}"), &shims, "kB", "goal: 30");
+        line(&format!("PSS of a shim at {count}"), &shims, "kB", "goal: 30");
         #[expect(clippy::cast_precision_loss, reason = "kilobytes of one process")]
         let agent = process::pss_kb(self.node.agent_pid()?)? as f64 / 1024.0;
-        line(&format!("PSS of the agent with {MANY} containers"), &Samples(vec![agent]), "MiB", "goal: 20");
+        line(&format!("PSS of the agent with {count} containers"), &Samples(vec![agent]), "MiB", "goal: 20");
         Ok(())
     }
 
@@ -237,18 +256,100 @@ impl Bench {
         Ok(())
     }
 
-    fn adoption(&self) -> Result<()> {
+    /// From the start of the program to a list that has them all.
+    fn adoption(&self, count: usize) -> Result<()> {
         let before = self.pids()?;
         let mut ready = Samples::default();
-        for _ in 0..5 {
+        for _ in 0..7 {
             self.node.kill_agent()?;
             let start = Instant::now();
-            self.node.start_agent()?;
-            wait_for("all to be found again", || Ok((self.pids()?.len() == MANY).then_some(())))?;
+            self.node.spawn_agent()?;
+            while self.running().unwrap_or(0) != count {
+                ensure!(
+                    start.elapsed() < Duration::from_secs(60),
+                    "not all were adopted: {:?}",
+                    self.running()
+                );
+                std::thread::sleep(Duration::from_micros(500));
+            }
             ready.0.push(start.elapsed().as_secs_f64() * 1e3);
+            wait_for("the agent to be ready", || {
+                Ok((http::unix(&self.node.socket, "GET", "/readyz")?.status == 200).then_some(()))
+            })?;
         }
         ensure!(self.pids()? == before, "a new agent disturbed containers");
-        line(&format!("agent started -> {MANY} containers adopted and listed"), &ready, "ms", "");
+        let goal = if count == MANY { "goal: 50" } else { "" };
+        line(&format!("agent started -> {count} containers adopted and listed"), &ready, "ms", goal);
+        Ok(())
+    }
+
+    /// How many of the many the local API lists as running.
+    fn running(&self) -> Result<usize> {
+        let answer = http::unix(&self.node.socket, "GET", "/apis/stower.dev/v1alpha1/containers")?;
+        let list: serde_json::Value = serde_json::from_str(&answer.text())?;
+        let items = list["items"].as_array().context("no items")?;
+        let is_one = |item: &&serde_json::Value| {
+            item["metadata"]["name"].as_str().is_some_and(|name| name.starts_with('m'))
+                && pid_of(item).is_some()
+        };
+        Ok(items.iter().filter(is_one).count())
+    }
+
+    /// Many containers on one agent: how fast they start, what they cost at rest, and what one more change costs then.
+    fn crowd(&self, count: usize) -> Result<()> {
+        let names: Vec<String> = (0..count).map(|n| format!("m{n}")).collect();
+        let text: String = names.iter().map(|name| self.manifest(name, false)).collect();
+        let temporary = self.node.manifests.join(".many.tmp");
+        fs::write(&temporary, text)?;
+        let used = process::cpu_ticks(self.node.agent_pid()?)?;
+        let begun = Instant::now();
+        fs::rename(&temporary, self.node.manifests.join("many.yaml"))?;
+        stower_e2e::wait_long_for("all to run", Duration::from_secs(600), || {
+            Ok((self.running()? == count).then_some(()))
+        })?;
+        let took = begun.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        let rate = count as f64 / took;
+        line(&format!("{count} containers from one file: starts a second"), &Samples(vec![rate]), "", "");
+        #[expect(clippy::cast_precision_loss, reason = "ticks of 10 ms")]
+        let spent = (process::cpu_ticks(self.node.agent_pid()?)? - used) as f64 * 10.0 / count as f64;
+        line("  CPU of the agent a container", &Samples(vec![spent]), "ms", "");
+        self.memory(count)?;
+        self.idle()?;
+        self.changes(count)?;
+        self.adoption(count)?;
+        std::thread::sleep(Duration::from_secs(5));
+        self.memory(count)
+    }
+
+    /// What the loop spends on one change among many: an edit that needs no new process.
+    fn changes(&self, count: usize) -> Result<()> {
+        let mut turn = Samples::default();
+        for round in 0..20 {
+            let name = format!("edited{round}");
+            self.node.write(&format!("{name}.yaml"), &self.manifest(&name, false))?;
+            self.node.wait_running(&name)?;
+            let loops = |node: &TestNode| -> Result<(f64, f64)> {
+                Ok((
+                    node.metric("stower_reconcile_seconds_sum")?,
+                    node.metric("stower_reconcile_seconds_count")?,
+                ))
+            };
+            let before = loops(&self.node)?;
+            let text = self
+                .manifest(&name, false)
+                .replace("terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 1");
+            self.node.write(&format!("{name}.yaml"), &text)?;
+            wait_for("the edit to be taken", || {
+                let item = self.node.container(&name)?.context("gone")?;
+                Ok((item["status"]["observedGeneration"] == 2).then_some(()))
+            })?;
+            let after = loops(&self.node)?;
+            turn.0.push((after.0 - before.0) / (after.1 - before.1).max(1.0) * 1e3);
+            self.node.remove(&format!("{name}.yaml"))?;
+            self.node.wait_gone(&name)?;
+        }
+        line(&format!("a turn of the loop for one edit among {count}"), &turn, "ms", "");
         Ok(())
     }
 }

@@ -26,7 +26,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
   oci [--vm] [NAME] run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
                     installed (needs Go); --vm: in a virtual machine with cgroup v2 alone, on Debian's runc and crun
-  bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3";
+  bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3
+  bench --n COUNT   so many containers on one agent: rate of starts, memory, what a change costs";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
