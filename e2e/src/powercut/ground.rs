@@ -86,6 +86,10 @@ impl Ground {
         };
         let mounted =
             rustix::mount::mount(&device, mount, filesystem, MountFlags::NOATIME, None::<&std::ffi::CStr>);
+        if let Self::Memory { .. } = self {
+            // From now on it lasts as long as the mount, and goes with that even when this process is killed.
+            process::run("losetup", ["--detach".as_ref(), device.as_os_str()])?;
+        }
         let found = match mounted {
             Err(error) => Some(format!("the filesystem cannot be mounted: {error}")),
             Ok(()) => {
@@ -103,10 +107,7 @@ impl Ground {
         };
         match self {
             Self::Machine { .. } => until(|| dm::remove(SNAPSHOT)).context("drop the snapshot")?,
-            Self::Memory { folder, .. } => {
-                process::run("losetup", ["--detach".as_ref(), device.as_os_str()])?;
-                fs::remove_file(folder.join("look"))?;
-            }
+            Self::Memory { folder, .. } => fs::remove_file(folder.join("look"))?,
         }
         Ok(found)
     }

@@ -14,23 +14,24 @@
 
 mod cuts;
 mod ground;
+mod kept;
 mod kills;
 mod replay;
 mod tell;
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::ground::Ground;
+pub use self::kept::Kept;
 pub use self::kills::{Killed, Kills};
 pub use self::replay::{Look, Replay};
 pub use self::tell::{tell, told};
 use crate::vm::{Mirror, Tests};
-use crate::{Vm, VmOptions, catalog, node, process};
+use crate::{Vm, VmOptions, catalog, node};
 
 /// The exit code of `replay` where something was wrong after a cut.
 pub const FOUND: u8 = 3;
@@ -180,7 +181,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct PowerCuts {
     vm: Vm,
-    programs: Mirror,
+    programs: Arc<Mirror>,
 }
 
 impl PowerCuts {
@@ -196,7 +197,7 @@ impl PowerCuts {
         };
         let mut vm = Vm::boot(options)?;
         vm.ok("modprobe -a dm-log-writes dm-snapshot dm-thin-pool loop overlay btrfs")?;
-        Ok(Self { vm, programs })
+        Ok(Self { vm, programs: Arc::new(programs) })
     }
 
     /// Does the work on a new filesystem, and leaves the log of it.
@@ -257,53 +258,9 @@ impl PowerCuts {
         self.look(work.filesystem(), looks, count, seed, enough)
     }
 
-    /// The same on this machine, for drivers that need no device-mapper: its own kernel mounts what a cut has left.
-    pub fn replay_here(&mut self, work: &Work, count: usize, seed: u64, enough: usize) -> Result<Found> {
-        let folder = tempfile::Builder::new().prefix("stower-powercut-").tempdir_in("/var/tmp")?;
-        let path = |name: &str| folder.path().join(name);
-        for name in ["beside", "memory", "cut"] {
-            std::fs::create_dir(path(name))?;
-        }
-        // What the work knows of itself, and the log, which is complete.
-        let guest = place(work).beside;
-        self.vm.ok(&format!("tar -C {guest} -cf /var/tmp/beside.tar . && sync"))?;
-        let archive = path("beside.tar");
-        std::fs::write(&archive, self.vm.pull("/var/tmp/beside.tar")?)?;
-        process::run(
-            "tar",
-            ["-C".as_ref(), path("beside").as_os_str(), "-xf".as_ref(), archive.as_os_str()],
-        )?;
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let here = Place { mount: text(&path("cut")), beside: text(&path("beside")) };
-        let programs = text(self.programs.path());
-        let look = |name: &str| Look {
-            command: program(&programs, name),
-            environment: work.environment("verify", &here),
-        };
-        let replay = Replay {
-            log: self.vm.disk("log").context("a machine without a log")?,
-            ground: Ground::Memory { folder: path("memory"), size: DISK },
-            filesystem: work.filesystem().to_owned(),
-            mount: path("cut"),
-            looks: vec![look(STORAGE), look(JOURNAL)],
-            count,
-            seed,
-            enough,
-        };
-        // Mounts of its own: nobody else sees the disks, and they go with it.
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "--"]).arg(self.programs.path().join("replay"));
-        command.arg("cuts").arg(serde_json::to_string(&replay)?);
-        let mut command = process::dies_with_us(&command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = process::spawn_from_lasting_thread(command)?;
-        let mut text = String::new();
-        for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
-            let line = line?;
-            println!("{line}");
-            text.extend([line.as_str(), "\n"]);
-        }
-        verdict(child.wait()?.code(), text)
+    /// Takes the recorded work out of the machine, for drivers that need no device-mapper.
+    pub fn keep(&mut self, work: &Work) -> Result<Kept> {
+        Kept::take(&mut self.vm, work, &place(work).beside, &self.programs)
     }
 
     /// Cuts what the agent was told so many times.

@@ -34,7 +34,14 @@ fn bears(driver: &str) -> Result<()> {
     let mut machine = PowerCuts::boot()?;
     let work = work(driver);
     machine.record(&work)?;
-    let found = machine.replay(&work, 100, SEED, 3)?;
+    let found = if driver == "devicemapper" {
+        machine.replay(&work, 100, SEED, 3)?
+    } else {
+        // Several times faster, without the machine.
+        let kept = machine.keep(&work)?;
+        drop(machine);
+        kept.replay(100, SEED, 3)?
+    };
     ensure!(!found.wrong, "{driver}: {}", found.text);
     Ok(())
 }
@@ -73,7 +80,7 @@ fn a_sync_that_is_left_out_is_found() -> Result<()> {
     for (name, told) in LEFT_OUT {
         let work = Work { rounds: 1, left_out: Some(name.to_owned()), ..work("overlay") };
         machine.record(&work)?;
-        let found = machine.replay_here(&work, 60, SEED, 1)?;
+        let found = machine.keep(&work)?.replay(60, SEED, 1)?;
         if !found.wrong || !found.text.contains(told) {
             unseen.push(format!("{name}: {}", found.text));
         }
