@@ -1,11 +1,14 @@
 //! The metrics, in Prometheus' text format. Names and units follow its conventions; objects' names are labels of the
-//! volumes' gauges alone, as in the kubelet's `kubelet_volume_stats_*`.
+//! gauges of volumes and the counters of probes alone, as in the kubelet's `kubelet_volume_stats_*` and `prober_probe_total`.
 
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 
+use std::time::Duration;
+
+use stower_crds::{ObjectKey, ProbeType};
 use stower_storage::{DriverStatus, PoolStatus, Pressure};
 
 use crate::volumedata::UsageView;
@@ -40,6 +43,35 @@ impl VolumeGauges {
         for gauge in [&self.used, &self.inodes, &self.capacity, &self.available] {
             // One that was not there is as good as removed.
             let _ = gauge.remove_label_values(labels);
+        }
+    }
+}
+
+/// What probes came to, by container, and how long they took.
+#[derive(Debug, Clone)]
+pub(crate) struct ProbeMetrics {
+    total: IntCounterVec,
+    seconds: HistogramVec,
+}
+
+impl ProbeMetrics {
+    const RESULTS: [&str; 3] = ["successful", "failed", "unknown"];
+
+    /// Counts one that came to `result`, one of kubelet's words.
+    pub(crate) fn count(&self, type_: ProbeType, result: &str, of: &ObjectKey, took: Duration) {
+        let labels = [type_.as_str(), result, of.namespace.as_str(), of.name.as_str()];
+        self.total.with_label_values(&labels).inc();
+        self.seconds.with_label_values(&[type_.as_str()]).observe(took.as_secs_f64());
+    }
+
+    /// Takes away those of one container.
+    pub(crate) fn forget(&self, of: &ObjectKey) {
+        for type_ in ProbeType::ALL {
+            for result in Self::RESULTS {
+                let labels = [type_.as_str(), result, of.namespace.as_str(), of.name.as_str()];
+                // One that was not there is as good as removed.
+                let _ = self.total.remove_label_values(&labels);
+            }
         }
     }
 }
@@ -136,6 +168,8 @@ pub(crate) struct Metrics {
     pub source_readable: IntGauge,
     /// Full rescans of the manifests directory.
     pub source_rescans: IntCounter,
+    /// What probes came to.
+    pub probes: ProbeMetrics,
     /// Images pulled, by result.
     pub pulls: IntCounterVec,
     /// When the agent began, in seconds since the epoch.
@@ -227,6 +261,16 @@ impl Metrics {
                 "stower_source_rescans_total",
                 "Full rescans of the manifests directory."
             )),
+            probes: ProbeMetrics {
+                total: add!(IntCounterVec::new(
+                    Opts::new("stower_prober_probe_total", "Probes asked, by container and result."),
+                    &["probe_type", "result", "namespace", "container"]
+                )),
+                seconds: add!(HistogramVec::new(
+                    times("stower_prober_probe_duration_seconds", "Time of a probe, by its type."),
+                    &["probe_type"]
+                )),
+            },
             pulls: add!(IntCounterVec::new(
                 Opts::new("stower_image_pulls_total", "Images pulled, by result."),
                 &["result"]

@@ -132,6 +132,7 @@ fn end(record: &mut Record, declared: &Declared, mut ended: Ended, ran: Option<D
     ended.asked =
         record.hold.is_some() || record.asked_to_stop == Some(run) || record.restart_requested == Some(run);
     ended.failed_hook = record.failed_hook.as_ref().is_some_and(|failed| failed.run == run);
+    ended.unhealthy = record.unhealthy.as_ref().filter(|it| it.run == run).map(|it| it.probe);
     let spec = &declared.spec;
     if ended.asked {
         record.retries = 0;
@@ -151,6 +152,7 @@ fn end(record: &mut Record, declared: &Declared, mut ended: Ended, ran: Option<D
     record.asked_to_stop = None;
     record.asked_grace_ms = None;
     record.failed_hook = None;
+    record.unhealthy = None;
     record.ended = Some(ended);
 }
 
@@ -223,6 +225,7 @@ fn of_exit(run: Run, cause: EndCause, exit: &Exit, message: String) -> Ended {
         finished_at: exit.finished_at,
         asked: false,
         failed_hook: false,
+        unhealthy: None,
     }
 }
 
@@ -238,5 +241,6 @@ fn without_exit(run: Run, cause: EndCause, exit_code: i32, now: &Now) -> Ended {
         finished_at: now.wall,
         asked: false,
         failed_hook: false,
+        unhealthy: None,
     }
 }

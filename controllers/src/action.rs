@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use stower_crds::{ContainerSpec, Generation, ObjectKey, Signal, Uid};
+use stower_crds::{ContainerSpec, Generation, ObjectKey, ProbeType, Signal, Uid};
 
 use crate::{
     change::FieldChange,
@@ -248,6 +248,15 @@ pub enum Why {
         /// What the hook said.
         message: String,
     },
+    /// A startup or liveness probe failed as often as it may.
+    Unhealthy {
+        /// Which.
+        probe: ProbeType,
+        /// What it said last.
+        message: String,
+        /// It is started again by its policy.
+        restarts: bool,
+    },
 }
 
 impl fmt::Display for Why {
@@ -278,6 +287,9 @@ impl fmt::Display for Why {
             Self::Orphan => f.write_str("no source declares it"),
             Self::ShimLost => f.write_str("its shim is gone"),
             Self::Leftovers => f.write_str("processes are left after its end"),
+            Self::Unhealthy { probe, message, .. } => {
+                write!(f, "its {} probe failed: {message}", probe.as_str().to_lowercase())
+            }
             Self::Overdue => f.write_str("it outlived the deadline of its stop"),
             Self::Started => f.write_str("it has started"),
             Self::PostStartFailed { message } => write!(f, "its postStart hook failed: {message}"),
@@ -313,7 +325,9 @@ impl fmt::Display for Action {
                 write!(f, "restart {name}: {why}")
             }
             (Act::Start { .. }, why) => write!(f, "start {name}: {why}"),
-            (Act::Stop { .. }, why @ Why::RestartRequested) => write!(f, "restart {name}: {why}"),
+            (Act::Stop { .. }, why @ (Why::RestartRequested | Why::Unhealthy { restarts: true, .. })) => {
+                write!(f, "restart {name}: {why}")
+            }
             (Act::Stop { .. }, why) => write!(f, "stop {name}: {why}"),
             (Act::PostStart { .. }, why) => write!(f, "run the postStart hook of {name}: {why}"),
             (Act::Kill, why) => write!(f, "kill what is left of {name}: {why}"),

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stower_crds::{ContainerSpec, Generation, ObjectKey, RootfsPolicy, Signal, Uid};
+use stower_crds::{ContainerSpec, Generation, ObjectKey, RestartPolicy, RootfsPolicy, Signal, Uid};
 
 use crate::{
     account::account,
@@ -19,7 +19,8 @@ use crate::{
         CgroupState, FilesState, ImageDigest, ObservedContainer, ProcessState, RootfsState, Run, Stopping,
     },
     plan::Note,
-    record::{EndCause, Ended, Launch, LaunchStage, Record, RecordState},
+    probe::{ProbeFailure, grace_after},
+    record::{EndCause, Ended, Launch, LaunchStage, Record, RecordState, Unhealthy},
     resolve::{Files, Resolved, ResolvedMount, reachable, resolve, resolve_files, sentence},
     restart::{Verdict, decider, retry_delay, verdict},
     store::{Facts, list},
@@ -133,6 +134,8 @@ fn is_settled(declared: &Declared, observed: &ObservedContainer, record: &Record
         && record.next_start.is_none()
         && record.failed_hook.is_none()
         && !launch.post_start_due
+        && record.unhealthy.is_none()
+        && observed.probes.as_ref().is_none_or(|probes| probes.failed.is_none())
         && !has_files(&declared.spec)
         && limit::kept(&declared.spec, observed).is_none()
 }
@@ -283,6 +286,11 @@ impl Planner<'_, '_> {
                 Why::RestartRequested
             } else if let Some(message) = self.failed_hook(record, run) {
                 Why::PostStartFailed { message }
+            } else if let Some(unhealthy) = self.unhealthy(record, run).filter(|_| changes.is_empty()) {
+                let restarts = declared.spec.restart_policy != RestartPolicy::Never;
+                let Unhealthy { probe, message, .. } = unhealthy.clone();
+                record.unhealthy = Some(unhealthy);
+                Why::Unhealthy { probe, message, restarts }
             } else if changes.is_empty() {
                 // Somebody changed their mind during a stop: it goes to its end, and a start follows.
                 if let Some(stopping) = stopping {
@@ -306,11 +314,14 @@ impl Planner<'_, '_> {
                 }
                 Why::Replaced(changes)
             };
-            let grace = grace_of(&declared.spec, Some(record));
+            let mut grace = grace_of(&declared.spec, Some(record));
+            if let Why::Unhealthy { probe, .. } = &why {
+                grace = grace_after(&declared.spec, *probe).unwrap_or(grace);
+            }
             let pre_stop = hooked(record.launch.as_ref(), Some(&declared.spec), grace);
             let how = How { signal: stop_signal(&declared.spec), grace, pre_stop };
-            // The end that a failed hook brings is a failure: the restart rule is asked about it.
-            let asked = !matches!(why, Why::PostStartFailed { .. });
+            // The end that a failed hook or probe brings is a failure: the restart rule is asked about it.
+            let asked = !matches!(why, Why::PostStartFailed { .. } | Why::Unhealthy { .. });
             self.stop(run, stopping, how, why);
             if asked && self.decision.action.is_some() {
                 record.asked_to_stop = Some(run);
@@ -474,6 +485,16 @@ impl Planner<'_, '_> {
         }
     }
 
+    /// The probe that a run has failed, by what is seen or by what an earlier agent had begun.
+    fn unhealthy(&self, record: &Record, run: Run) -> Option<Unhealthy> {
+        if let Some(begun) = record.unhealthy.as_ref().filter(|unhealthy| unhealthy.run == run) {
+            return Some(begun.clone());
+        }
+        let facts = self.observed.probes.as_ref().filter(|facts| facts.run == run)?;
+        let ProbeFailure { probe, message } = facts.failed.clone()?;
+        Some(Unhealthy { run, probe, message })
+    }
+
     fn await_stop(&mut self, run: Run, stopping: Stopping, record: &mut Record) {
         // A stop that the shim was told of before the agent could remember it is the agent's all the same.
         record.asked_to_stop = Some(run);
@@ -598,6 +619,7 @@ impl Planner<'_, '_> {
         record.asked_to_stop = None;
         record.asked_grace_ms = None;
         record.failed_hook = None;
+        record.unhealthy = None;
         record.launch = Some(Launch {
             run,
             boot_id: self.now.boot_id.clone(),
@@ -638,6 +660,10 @@ pub(crate) fn describe(ended: &Ended) -> String {
     if ended.failed_hook {
         let how = describe(&Ended { failed_hook: false, ..ended.clone() });
         return format!("its postStart hook failed ({how})");
+    }
+    if let Some(probe) = ended.unhealthy {
+        let how = describe(&Ended { unhealthy: None, ..ended.clone() });
+        return format!("its {} probe failed ({how})", probe.as_str().to_lowercase());
     }
     match ended.cause {
         EndCause::ShimLost => "its shim was lost".into(),

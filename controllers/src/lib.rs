@@ -31,6 +31,7 @@ mod image;
 mod limit;
 mod observed;
 mod plan;
+mod probe;
 mod record;
 mod resolve;
 mod restart;
@@ -56,9 +57,12 @@ pub use observed::{
     ObservedContainer, ObservedImage, ProcessState, PullFailure, RootfsState, Run, Stopping, WrittenFiles,
 };
 pub use plan::{Note, Plan, START_CONCURRENCY, StartBudget, plan, plan_some};
+pub use probe::{
+    KeptProbes, ProbeEvent, ProbeFacts, ProbeFailure, ProbeOutcome, Probed, Prober, Ticket as ProbeTicket,
+};
 pub use record::{
     Deadline, EndCause, Ended, Hold, Launch, LaunchStage, RECORD_VERSION, Record, RecordState, Records,
-    ResolvedImage,
+    ResolvedImage, Unhealthy,
 };
 pub use resolve::{File, Files, MountWhat, Problem, ProblemKind, Resolved, ResolvedMount, Variable, resolve};
 pub use restart::{Decider, Verdict, backoff_delay, decider, pull_delay, retry_delay, verdict};

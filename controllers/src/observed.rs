@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use stower_crds::{Generation, Uid};
 
 use crate::{
-    action::ActionKind, disk::DiskPressure, hooks::PostStart, limit::LayerLimit, resolve::Files,
-    store::ObservedStores, time::Mono,
+    action::ActionKind, disk::DiskPressure, hooks::PostStart, limit::LayerLimit, probe::ProbeFacts,
+    resolve::Files, store::ObservedStores, time::Mono,
 };
 
 /// The number of a run of a container: 1 for its first start, never used twice. It names log files.
@@ -99,6 +99,8 @@ pub struct ObservedContainer {
     pub updated: Option<Generation>,
     /// How far the `postStart` hook of a run is; `None` when this agent has run none.
     pub post_start: Option<PostStart>,
+    /// What its probes say of a run; `None` when they have said nothing.
+    pub probes: Option<ProbeFacts>,
     /// The files of ConfigMaps and Secrets that were written for it last; `None` when this agent has written none yet.
     pub files_written: Option<WrittenFiles>,
 }
@@ -121,6 +123,7 @@ impl ObservedContainer {
             failure: None,
             updated: None,
             post_start: None,
+            probes: None,
             files_written: None,
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use stower_crds::{ContainerSpec, Generation, MountStatus, ObjectKey, Uid};
+use stower_crds::{ContainerSpec, Generation, MountStatus, ObjectKey, ProbeType, Uid};
 
 use crate::{
     hooks::FailedHook,
@@ -59,6 +59,9 @@ pub struct Record {
     /// The run that is ended because its `postStart` hook failed: its end is a failure, whatever its exit code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_hook: Option<FailedHook>,
+    /// The run that is ended for what a probe said: its end is a failure, whatever its exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<Unhealthy>,
     /// What the image reference of the accepted spec stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ResolvedImage>,
@@ -90,6 +93,7 @@ impl Record {
             asked_to_stop: None,
             asked_grace_ms: None,
             failed_hook: None,
+            unhealthy: None,
             image: None,
             launch: None,
             renew: false,
@@ -156,6 +160,18 @@ pub struct Hold {
     pub by: String,
     /// The last boot in which it was found to hold.
     pub boot_id: BootId,
+}
+
+/// A run that failed its startup or liveness probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unhealthy {
+    /// The run.
+    pub run: Run,
+    /// The probe.
+    pub probe: ProbeType,
+    /// What it said last.
+    pub message: String,
 }
 
 /// What an image reference was resolved to.
@@ -241,6 +257,9 @@ pub struct Ended {
     /// It was ended because its `postStart` hook failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed_hook: bool,
+    /// The probe that it was ended for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<ProbeType>,
 }
 
 /// How a run came to its end.

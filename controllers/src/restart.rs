@@ -53,8 +53,9 @@ pub enum Verdict {
 /// An end that the agent brought about is no matter for the rule. A rule of `restart.rules` that matches wins over
 /// `restartPolicy`; `maxRetries` wins over both. The end of the machine counts as a failure, but not as a retry.
 pub fn verdict(spec: &ContainerSpec, ended: &Ended, retries: u32) -> Verdict {
-    // Whoever was ended because its hook failed did not succeed, however it went.
-    let good = ended.exit_code == 0 && ended.cause == EndCause::Exited && !ended.failed_hook;
+    // Whoever was ended because its hook failed, or for what a probe said, did not succeed, however it went.
+    let ended_for_it = ended.failed_hook || ended.unhealthy.is_some();
+    let good = ended.exit_code == 0 && ended.cause == EndCause::Exited && !ended_for_it;
     let stays = if good { Verdict::Succeeded } else { Verdict::Failed };
     let ruled = match decider(spec, ended) {
         Decider::Rule(index) => spec.restart.rules.get(index),
@@ -126,7 +127,7 @@ pub fn backoff_delay(backoff: &Backoff, retries: u32, uid: &Uid, run: Run) -> Du
 }
 
 /// FNV-1a over UID and run: spread, not secrecy.
-fn mix(uid: &Uid, run: Run) -> u64 {
+pub(crate) fn mix(uid: &Uid, run: Run) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in uid.as_str().bytes().chain(run.0.to_le_bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

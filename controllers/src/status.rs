@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use stower_crds::{
     Condition, ConditionStatus, ConditionType, ContainerSpec, ContainerState, ContainerStateKind,
-    ContainerStatus, Phase, Quantity, Reason, ResourceStatus, StateRunning, StateTerminated, StateWaiting,
-    Time,
+    ContainerStatus, Phase, ProbeResult, ProbeType, Quantity, Reason, ResourceStatus, StateRunning,
+    StateTerminated, StateWaiting, Time,
 };
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     image::{ImageNeed, image_need},
     limit,
     observed::{CgroupState, ImageState, ObservedContainer, ProcessState},
+    probe::ProbeFacts,
     record::{EndCause, Ended, LaunchStage, Record, RecordState},
     resolve::{Problem, ProblemKind, sentence},
     restart::{Decider, Verdict, decider, verdict},
@@ -57,6 +58,13 @@ pub fn container_status(input: &StatusInput<'_>, now: &Now) -> ContainerStatus {
         None => &empty,
     };
     status.restart_count = record.restart_count;
+    let facts = facts(input, record);
+    status.started = facts.as_ref().map(|facts| facts.started);
+    // A hook comes before everything that a probe may say.
+    let hooked = record.launch.as_ref().is_some_and(|launch| launch.post_start_due);
+    let awaits = hooked || record.failed_hook.is_some();
+    status.ready = facts.as_ref().is_some_and(|facts| facts.ready) && !awaits;
+    status.probes = facts.map_or_else(Vec::new, |facts| facts.last);
     let image = record
         .launch
         .as_ref()
@@ -95,6 +103,40 @@ pub fn container_status(input: &StatusInput<'_>, now: &Now) -> ContainerStatus {
         None => drop(status.conditions.remove(&ConditionType::ResizePending)),
     }
     status
+}
+
+/// What is known by the probes of the run that goes on.
+fn facts(input: &StatusInput<'_>, record: &Record) -> Option<ProbeFacts> {
+    let ProcessState::Running { run, .. } = input.observed.process else { return None };
+    let told = input.observed.probes.as_ref().filter(|facts| facts.run == run).cloned();
+    // It runs by the spec that it was started with, not by one that is to replace it.
+    let launch = record.launch.as_ref().filter(|launch| launch.run == run);
+    let spec = launch.map_or(&input.declared.spec, |launch| &launch.spec);
+    Some(told.unwrap_or_else(|| ProbeFacts::untold(spec, run)))
+}
+
+/// Whether what runs is ready.
+fn ready(input: &StatusInput<'_>, record: &Record, now: &Now) -> (ConditionStatus, Reason, String) {
+    let behind = behind(input, record, now);
+    let Some(facts) = facts(input, record).filter(|facts| !facts.ready) else {
+        return (ConditionStatus::True, Reason::Running, behind);
+    };
+    let (reason, type_) = if facts.started {
+        (Reason::NotReady, ProbeType::Readiness)
+    } else {
+        (Reason::NotStarted, ProbeType::Startup)
+    };
+    let word = type_.as_str().to_lowercase();
+    let last = facts.last.into_iter().find(|last| last.type_ == type_);
+    let said = last.filter(|last| last.result != ProbeResult::Success).and_then(|last| last.message);
+    let mut message = match said {
+        Some(said) => format!("its {word} probe does not succeed: {said}"),
+        None => format!("its {word} probe has not succeeded yet"),
+    };
+    if !behind.is_empty() {
+        message = format!("{message}; {behind}");
+    }
+    (ConditionStatus::False, reason, message)
 }
 
 /// What a run was given, by the spec that it was last told of and by what its layer says.
@@ -170,7 +212,7 @@ fn tell(input: &StatusInput<'_>, record: &Record, now: &Now) -> Told {
                 let message = "its postStart hook has not ended yet".to_owned();
                 (ConditionStatus::False, Reason::ContainerCreating, message)
             } else {
-                (ConditionStatus::True, Reason::Running, behind(input, record, now))
+                ready(input, record, now)
             };
             let state = ContainerStateKind::Running(state).into();
             return Told { state: Some((Phase::Running, state)), ready, unknown: None };

@@ -28,6 +28,12 @@ impl Mono {
         Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// This moment less `by`; the beginning of the clock at least.
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// How long it is until `later`; zero when that has passed.
     pub fn until(self, later: Mono) -> Duration {
         Duration::from_nanos(later.0.saturating_sub(self.0))

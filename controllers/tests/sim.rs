@@ -24,6 +24,8 @@ enum Event {
     Trouble(u8),
     Readable,
     Exit(usize, i32),
+    /// Its liveness probe fails as often as it may.
+    Unhealthy(usize),
     KillShim(usize),
     AgentDies,
     Reboot,
@@ -72,6 +74,7 @@ struct Process {
     generation: stower_crds::Generation,
     image: ImageDigest,
     stopping: Option<Stopping>,
+    unhealthy: bool,
 }
 
 struct World {
@@ -271,6 +274,16 @@ impl World {
                         Some(image) => RootfsState::Present { image: Some(image) },
                         None => RootfsState::Absent,
                     },
+                    probes: machine.process.as_ref().map(|process| ProbeFacts {
+                        run: process.run,
+                        started: true,
+                        ready: true,
+                        failed: process.unhealthy.then(|| ProbeFailure {
+                            probe: stower_crds::ProbeType::Liveness,
+                            message: "no answer".into(),
+                        }),
+                        last: Vec::new(),
+                    }),
                     limit: None,
                     files: if machine.files { FilesState::Present } else { FilesState::Absent },
                     in_flight: self
@@ -436,6 +449,7 @@ impl World {
                     generation: *generation,
                     image: image.clone(),
                     stopping: None,
+                    unhealthy: false,
                 });
             }
             Act::Stop { grace, pre_stop, .. } => {
@@ -509,6 +523,12 @@ impl World {
             }
             Event::Trouble(kind) => self.trouble = 1 + kind % 3,
             Event::Readable => self.trouble = 0,
+            Event::Unhealthy(index) => {
+                let machine = self.uid(*index).and_then(|uid| self.machines.get_mut(&uid));
+                if let Some(process) = machine.and_then(|machine| machine.process.as_mut()) {
+                    process.unhealthy = true;
+                }
+            }
             Event::Exit(index, code) => {
                 if let Some(machine) = self.uid(*index).and_then(|uid| self.machines.get_mut(&uid))
                     && machine.process.is_some()
@@ -712,6 +732,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => at.clone().prop_map(Event::Delete),
         1 => any::<u8>().prop_map(Event::Trouble),
         1 => Just(Event::Readable),
+        1 => at.clone().prop_map(Event::Unhealthy),
         2 => (at.clone(), prop_oneof![Just(0), Just(1), Just(137)]).prop_map(|(i, c)| Event::Exit(i, c)),
         1 => at.clone().prop_map(Event::KillShim),
         1 => Just(Event::AgentDies),

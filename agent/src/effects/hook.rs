@@ -48,8 +48,14 @@ impl Effects {
             if let Some(exec) = &hook.exec {
                 return self.exec_hook(shim, &exec.command, left).await;
             }
-            let _ = spec;
-            Err("this handler is not built yet".to_owned())
+            if let Some(action) = &hook.http_get {
+                // Any answer will do, as with kubelet.
+                let answer = self.handlers.http_get(shim, action, &spec.ports).await;
+                let failed =
+                    |error| format!("Get {:?}: {}", crate::handler::shown(action), super::chain(&error));
+                return answer.map(drop).map_err(failed);
+            }
+            Err("it has no handler".to_owned())
         };
         match tokio::time::timeout(left, ran).await {
             Ok(outcome) => outcome,

@@ -10,14 +10,14 @@ use std::{
 
 use stower_controllers::{
     Act, Action, ActionKind, CgroupState, Exit, FailureReason, ImageDigest, LayerLimit, LimitChange,
-    ProcessState, PullFailure, Run, Stopping, StoreFacts, WrittenFiles,
+    ProbeEvent, ProbeFacts, ProcessState, PullFailure, Run, Stopping, StoreFacts, WrittenFiles,
 };
 use stower_crds::{Generation, Uid};
 use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter, start::Runtime};
 use stower_storage::{DriverError, Reference, SnapshotError, SnapshotKey, Storage, Volumes};
 use tokio::sync::mpsc;
 
-use crate::{config::Settings, disk::Keeper, metrics::Metrics, paths::Paths};
+use crate::{config::Settings, disk::Keeper, handler::Handlers, metrics::Metrics, paths::Paths};
 
 mod devices;
 pub(crate) mod files;
@@ -81,6 +81,8 @@ pub(crate) enum Told {
     PreStopFailed { uid: Uid, run: Run, message: String },
     /// A shim ended: its run is over, one way or another.
     Ended { uid: Uid, run: Run, process: ProcessState, cgroup: CgroupState },
+    /// What the probes of a run say has changed, or people should hear of it.
+    Probed { uid: Uid, run: Run, facts: ProbeFacts, events: Vec<ProbeEvent> },
 }
 
 /// All that effects share.
@@ -99,6 +101,7 @@ pub(crate) struct Effects {
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Arc<Keeper>,
+    pub(crate) handlers: Handlers,
     shims: Mutex<HashMap<Uid, Arc<ShimHandle>>>,
     told: mpsc::UnboundedSender<Told>,
 }
@@ -117,6 +120,7 @@ impl Effects {
         told: mpsc::UnboundedSender<Told>,
     ) -> Arc<Self> {
         let paths = settings.get().fixed.paths.clone();
+        let handlers = Handlers::new(runtime.clone(), programs.starter.clone());
         let (shims, filters, starting) = (Mutex::default(), Mutex::default(), Mutex::default());
         let hooks = Mutex::default();
         Arc::new(Self {
@@ -132,6 +136,7 @@ impl Effects {
             settings,
             metrics,
             disk,
+            handlers,
             shims,
             told,
         })
@@ -139,6 +144,17 @@ impl Effects {
 
     fn shims(&self) -> MutexGuard<'_, HashMap<Uid, Arc<ShimHandle>>> {
         self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shim of a container that runs, and with it the container's first process.
+    pub(crate) fn shim(&self, uid: &Uid) -> Option<Arc<ShimHandle>> {
+        self.shims().get(uid).cloned()
+    }
+
+    /// Tells the loop.
+    pub(crate) fn report(&self, told: Told) {
+        // A loop that has ended wants to hear of nothing.
+        let _ = self.told.send(told);
     }
 
     /// Begins an action. Its end is told to the loop.

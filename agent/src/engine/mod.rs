@@ -22,6 +22,7 @@ use crate::{
     effects::{Done, Effects, Told},
     journal::{Journal, JournalError, Syncer},
     node::{Node, Request},
+    probe::Probes,
     source::dir,
     time,
 };
@@ -30,6 +31,7 @@ mod declared;
 mod disk;
 mod dump;
 mod images;
+mod probes;
 mod publish;
 mod requests;
 mod stores;
@@ -80,6 +82,8 @@ pub(crate) struct Engine {
     image_answer: Option<images::Answer>,
     /// Failed pulls in a row.
     pull_attempts: HashMap<Uid, u32>,
+    /// Who asks probes.
+    probes: Probes,
 }
 
 impl Engine {
@@ -133,6 +137,7 @@ impl Engine {
             queued: BTreeSet::new(),
             image_answer: None,
             pull_attempts: HashMap::new(),
+            probes: Probes::default(),
         })
     }
 
@@ -173,6 +178,7 @@ impl Engine {
         let took = begun.elapsed();
         tracing::info!(containers = self.observed.containers.len(), ?took, "found what is on this machine");
         let all: Vec<Uid> = self.dirty.iter().cloned().collect();
+        self.follow_probes(&all, true);
         self.publish(&all, &time::now(&self.boot_id));
     }
 
@@ -259,6 +265,7 @@ impl Engine {
         let dirty: Vec<Uid> = std::mem::take(&mut self.dirty).into_iter().collect();
         let plan = self.plan_for(&dirty, &now);
         self.carry_out(&plan, &dirty);
+        self.follow_probes(&dirty, false);
         self.publish(&dirty, &now);
         self.node.metrics.reconciles.inc();
         self.node.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
@@ -356,6 +363,10 @@ impl Engine {
             tracing::error!(%uid, error = %crate::effects::chain(&error), "cannot remove a record");
         }
         self.observed.containers.remove(uid);
+        self.follow_probes(std::slice::from_ref(uid), false);
+        if let Some(key) = self.desired.key_of(uid) {
+            self.node.metrics.probes.forget(key);
+        }
         self.observed.stores.remove(uid);
         self.statuses.remove(uid);
         self.store_statuses.remove(uid);
@@ -383,6 +394,7 @@ impl Engine {
                 tracing::warn!(%uid, %run, message, "a preStop hook failed");
                 self.failed_event(&uid, "FailedPreStopHook", format!("PreStopHook failed: {message}"));
             }
+            Told::Probed { uid, run, facts, events } => self.probed(&uid, run, facts, events),
             Told::Done { uid, action, took, done } => {
                 self.running.remove(&(uid.clone(), action));
                 self.done(&uid, action, took, done);

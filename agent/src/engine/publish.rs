@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 use stower_controllers::{
-    Act, Action, Entry, Now, Plan, ProcessState, RecordState, RejectReason, StatusInput, container_status,
-    resolve,
+    Act, Action, Entry, Now, Plan, ProcessState, RecordState, RejectReason, StatusInput, Why,
+    container_status, resolve,
 };
 use stower_crds::{ContainerStatus, Kind, ObjectKey, Phase, Reason, Uid};
 
@@ -248,7 +248,14 @@ impl Engine {
             Act::MakeStores { .. } => "Provisioning",
             _ => "Removing",
         };
-        self.normal_event(&action.uid, reason, action.to_string());
+        let message = match (&action.why, &action.key) {
+            (Why::Unhealthy { probe, restarts, .. }, Some(key)) => {
+                let then = if *restarts { ", will be restarted" } else { "" };
+                format!("Container {} failed {} probe{then}", key.name, probe.as_str().to_lowercase())
+            }
+            _ => action.to_string(),
+        };
+        self.normal_event(&action.uid, reason, message);
     }
 
     /// Counts and tells the end of a run.

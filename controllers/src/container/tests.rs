@@ -8,6 +8,8 @@ use crate::{
     *,
 };
 
+mod unhealthy;
+
 fn failure(action: ActionKind, run: Option<Run>, reason: FailureReason, attempts: u32) -> Option<Failure> {
     let (now, message) = (at(10_000), "it broke".into());
     Some(Failure { action, run, reason, message, at: now.mono, wall: now.wall, attempts })

@@ -22,6 +22,7 @@ fn ended(code: i32) -> Ended {
         finished_at: exit.finished_at,
         asked: false,
         failed_hook: false,
+        unhealthy: None,
     }
 }
 

@@ -32,11 +32,15 @@ pub(super) fn check(kind: Kind, value: &Value, old: Option<&Value>) -> Result<()
     let Some(rules) = compiled(kind) else { return Ok(()) };
     let verdict = VALIDATOR.with(|validator| validator.validate_compiled(rules, value, old));
     verdict.map_err(|errors| {
+        let told = |error: kube_cel::ValidationError| FieldError {
+            path: error.field_path,
+            message: error.message,
+            location: None,
+        };
+        let mut errors: Vec<FieldError> = errors.into_vec().into_iter().map(told).collect();
+        // Fields are gone through in no order.
+        errors.sort_by(|one, other| one.path.cmp(&other.path));
         errors
-            .into_vec()
-            .into_iter()
-            .map(|error| FieldError { path: error.field_path, message: error.message, location: None })
-            .collect()
     })
 }
 

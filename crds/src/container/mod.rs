@@ -16,8 +16,8 @@ pub use env::{
     SecretEnvSource, SecretKeySelector,
 };
 pub use lifecycle::{
-    ExecAction, GrpcAction, HttpGetAction, HttpHeader, IntOrString, Lifecycle, LifecycleHandler, Probe,
-    SleepAction, TcpSocketAction, UriScheme,
+    ExecAction, GrpcAction, GrpcMode, HttpGetAction, HttpHeader, HttpProtocol, IntOrString, Lifecycle,
+    LifecycleHandler, Probe, SleepAction, TcpSocketAction, UriScheme,
 };
 pub use resources::{Device, ResourceList, ResourceRequirements, ResourceStatus, Rlimit, RlimitName};
 pub use restart::{
@@ -28,7 +28,8 @@ pub use security::{
 };
 pub use status::{
     Condition, ConditionStatus, ConditionType, Conditions, ContainerState, ContainerStateKind,
-    ContainerStatus, MountStatus, Phase, Reason, StateRunning, StateTerminated, StateWaiting,
+    ContainerStatus, MountStatus, Phase, ProbeResult, ProbeStatus, ProbeType, Reason, StateRunning,
+    StateTerminated, StateWaiting,
 };
 pub use volumes::{
     ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathType, HostPathVolumeSource, InlineVolume, KeyToPath,
@@ -70,6 +71,11 @@ use crate::Signal;
 #[x_kube(validation = ("!has(self.restart.maxRetries) || self.restartPolicy == 'OnFailure'", "restart.maxRetries needs restartPolicy OnFailure"))]
 #[x_kube(validation = ("self.hostUsers || !((has(self.hostNetwork) && self.hostNetwork) || (has(self.hostPID) && self.hostPID) || (has(self.hostIPC) && self.hostIPC))", "hostUsers must not be false with hostNetwork, hostPID or hostIPC"))]
 #[x_kube(validation = ("!has(self.volumeMounts) || (has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged) || self.volumeMounts.all(mount, !has(mount.mountPropagation) || mount.mountPropagation != 'Bidirectional')", "mountPropagation Bidirectional needs securityContext.privileged"))]
+#[x_kube(validation = lifecycle::port_is_named("startupProbe", &["httpGet", "tcpSocket"]))]
+#[x_kube(validation = lifecycle::port_is_named("livenessProbe", &["httpGet", "tcpSocket"]))]
+#[x_kube(validation = lifecycle::port_is_named("readinessProbe", &["httpGet", "tcpSocket"]))]
+#[x_kube(validation = lifecycle::port_is_named("lifecycle.postStart", &["httpGet"]))]
+#[x_kube(validation = lifecycle::port_is_named("lifecycle.preStop", &["httpGet"]))]
 pub struct ContainerSpec {
     /// Image to run: `[registry/]name[:tag][@digest]`. Without a registry it is `docker.io`, without a tag and digest
     /// it is `latest`.
@@ -147,14 +153,17 @@ pub struct ContainerSpec {
 
     /// Says when the program has started; the other probes wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("self.successThreshold <= 1", "successThreshold must be 1"))]
     pub startup_probe: Option<Probe>,
 
     /// Says whether the program is alive; when it fails, the container is restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("self.successThreshold <= 1", "successThreshold must be 1"))]
     pub liveness_probe: Option<Probe>,
 
-    /// Says whether the program is ready; sets the condition `Ready`.
+    /// Says whether the program is ready; sets the condition `Ready` and `status.ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("!has(self.terminationGracePeriodSeconds)", "terminationGracePeriodSeconds must not be set for a readiness probe, which ends nothing"))]
     pub readiness_probe: Option<Probe>,
 
     /// What is done after the start and before the stop.

@@ -22,6 +22,15 @@ pub struct ContainerStatus {
     /// How the run before ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_state: Option<ContainerState>,
+    /// Whether its startup probe, where it has one, has succeeded in this run; absent while it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<bool>,
+    /// Whether it runs, has started and passes its readiness probe, where it has one.
+    #[serde(default)]
+    pub ready: bool,
+    /// What its probes said last, in this run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeStatus>,
     /// How often the container was restarted.
     #[serde(default)]
     pub restart_count: u32,
@@ -158,6 +167,64 @@ pub struct StateTerminated {
     pub finished_at: Option<Time>,
 }
 
+/// What a probe said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeStatus {
+    /// Which one: `Startup`, `Liveness` or `Readiness`.
+    #[serde(rename = "type")]
+    pub type_: ProbeType,
+    /// What came of it.
+    pub result: ProbeResult,
+    /// Failures in a row, up to the probe's `failureThreshold`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
+    /// A sentence for people, where it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// The probes that a container may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ProbeType {
+    /// Says when the program has started.
+    Startup,
+    /// Says whether it is alive.
+    Liveness,
+    /// Says whether it is ready.
+    Readiness,
+}
+
+impl ProbeType {
+    /// All of them.
+    pub const ALL: [ProbeType; 3] = [ProbeType::Startup, ProbeType::Liveness, ProbeType::Readiness];
+
+    /// The name as documents have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProbeType::Startup => "Startup",
+            ProbeType::Liveness => "Liveness",
+            ProbeType::Readiness => "Readiness",
+        }
+    }
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ProbeResult {
+    /// It succeeded.
+    Success,
+    /// It failed, or was not answered in time.
+    Failure,
+    /// It could not be asked, which counts for nothing.
+    Unknown,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if gives a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// A mount in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -275,6 +342,10 @@ open_names! {
         NotHeld,
         /// Runs.
         Running,
+        /// Runs, and its startup probe has not succeeded yet.
+        NotStarted,
+        /// Runs, and its readiness probe does not succeed.
+        NotReady,
         /// Being stopped.
         Stopping,
         /// Ended with exit code 0.

@@ -25,6 +25,15 @@ pub(crate) const CAPABILITY: &str = "^[A-Z][A-Z_]*$";
 /// Some of `r`, `w`, `m`, each at most once.
 pub(crate) const PERMISSIONS: &str = "^(r?w?m?|r?mw?|w?r?m?|w?mr?|m?r?w?|m?w?r?)$";
 
+/// The name of a header, as the API server has it.
+pub(crate) const HEADER_NAME: &str = "^[-A-Za-z0-9]+$";
+/// The value of a header: no control characters but the tab.
+pub(crate) const HEADER_VALUE: &str = "^[^\\x00-\\x08\\x0a-\\x1f\\x7f]*$";
+/// The path of a request and its query.
+pub(crate) const URL_PATH: &str = "^[!-~]+$";
+/// A name or an address.
+pub(crate) const HOST: &str = "^[-.:A-Za-z0-9]+$";
+
 /// What is added to the schema at a path.
 pub(crate) fn explicit(kind: Kind, path: &str) -> Option<Map<String, Value>> {
     let length = |min: u64, max: u64| json!({ "minLength": min, "maxLength": max });
@@ -96,10 +105,32 @@ pub(crate) fn explicit(kind: Kind, path: &str) -> Option<Map<String, Value>> {
         "spec.securityContext.capabilities.add[]" | "spec.securityContext.capabilities.drop[]" => {
             text(CAPABILITY, 63)
         }
+        "status.probes" => map(3, &["type"]),
+        "status.probes[].failures" => range(0, 1_000_000),
         "status.mounts" => map(256, &["mountPath"]),
         _ if path.ends_with(".message") => length(0, 32_768),
-        _ if path.starts_with("spec.") && path.ends_with("robe.httpGet.httpHeaders[].value") => {
-            length(0, 4096)
+        "spec.startupProbe.terminationGracePeriodSeconds"
+        | "spec.livenessProbe.terminationGracePeriodSeconds"
+        | "spec.readinessProbe.terminationGracePeriodSeconds" => range(1, 86_400),
+        _ if path.starts_with("spec.") && path.ends_with("httpGet.httpHeaders[].value") => {
+            json!({ "pattern": HEADER_VALUE, "maxLength": 4096 })
+        }
+        _ if path.starts_with("spec.") && path.ends_with("httpGet.httpHeaders[].name") => {
+            text(HEADER_NAME, 256)
+        }
+        _ if path.starts_with("spec.") && path.ends_with("httpGet.path") => text(URL_PATH, 2048),
+        _ if path.starts_with("spec.")
+            && (path.ends_with("httpGet.host") || path.ends_with("tcpSocket.host")) =>
+        {
+            text(HOST, 253)
+        }
+        _ if path.starts_with("spec.") && path.ends_with(".exec.command") => {
+            json!({ "minItems": 1, "maxItems": 1024 })
+        }
+        _ if path.starts_with("spec.")
+            && (path.ends_with(".successThreshold") || path.ends_with(".failureThreshold")) =>
+        {
+            range(0, 1_000_000)
         }
         _ if path.starts_with("spec.")
             && [".initialDelaySeconds", ".periodSeconds", ".timeoutSeconds", ".seconds"]
@@ -152,6 +183,10 @@ pub(crate) fn explain(pattern: &str) -> Option<String> {
         }
         ENV_NAME => "must be a variable name: printable ASCII characters without '='",
         CAPABILITY => "must be a capability such as \"NET_ADMIN\", or \"ALL\"",
+        HEADER_NAME => "a valid HTTP header must consist of alphanumeric characters or '-'",
+        HEADER_VALUE => "must not contain line ends or other control characters",
+        URL_PATH => "must be a path of printable ASCII characters without spaces; others are written as %XX",
+        HOST => "must be a host name or an IP address",
         PERMISSIONS => "must be some of 'r', 'w' and 'm'",
         crate::Quantity::PATTERN => return Some(crate::ParseQuantityError::Syntax.to_string()),
         crate::Duration::PATTERN => return Some(crate::ParseDurationError::Syntax.to_string()),

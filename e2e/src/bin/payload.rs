@@ -1,5 +1,8 @@
 //! The program inside test and example images: static, alone in its image, a few behaviours by name.
 
+#[path = "payload/probed.rs"]
+mod probed;
+
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -8,9 +11,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const USAGE: &str = "payload stamp FILE [stay] | stay | hello [SECONDS] | web [ADDRESS] | flaky [SECONDS] | eat MIB | \
+const USAGE: &str = "payload stamp FILE [stay] | stay | hello [SECONDS] | web [ADDRESS] | probed ADDRESS [WORD] | flaky [SECONDS] | eat MIB | \
                      count FILE... | journal FILE [SECONDS] | backup FROM TO [SECONDS] | \
-                     show [secret:](VARIABLE | /FILE)... | exit CODE";
+                     is WORD | show [secret:](VARIABLE | /FILE)... | exit CODE";
 
 fn main() -> ExitCode {
     // Before anything else: this is what start latency is measured by.
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
         ["stay"] => stay(),
         ["hello", rest @ ..] => hello(seconds(rest, 5)),
         ["web", rest @ ..] => web(rest.first().unwrap_or(&"127.0.0.1:8080")),
+        ["probed", address, rest @ ..] => probed::serve(address, rest.first().unwrap_or(&"200")),
+        ["is", word] => probed::is(word),
         ["flaky", rest @ ..] => flaky(seconds(rest, 3)),
         ["eat", mib] => eat(mib),
         ["count", files @ ..] if !files.is_empty() => count(files),

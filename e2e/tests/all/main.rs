@@ -27,6 +27,7 @@ mod limits;
 mod live;
 mod logs;
 mod observability;
+mod probes;
 mod releases;
 mod resize;
 mod restarts;

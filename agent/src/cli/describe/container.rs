@@ -24,6 +24,9 @@ const PLACED: &[&str] = &[
     "restartPolicy",
     "restart",
     "ports",
+    "startupProbe",
+    "livenessProbe",
+    "readinessProbe",
 ];
 
 /// All but the head.
@@ -52,6 +55,11 @@ pub(super) fn body(tree: &mut Tree, object: &Value, now: Timestamp) {
     group(tree, "Limits", &spec["resources"]["limits"]);
     group(tree, "Requests", &spec["resources"]["requests"]);
     list(tree, "Ports", &spec["ports"], port);
+    for (type_, field) in
+        [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")]
+    {
+        probe(tree, type_, &spec[field], &status["probes"]);
+    }
     environment_from(tree, &spec["envFrom"]);
     environment(tree, object);
     mounts(tree, object);
@@ -109,6 +117,65 @@ fn port(port: &Value) -> String {
     let protocol = port["protocol"].as_str().unwrap_or("TCP");
     let name = port["name"].as_str().map_or(String::new(), |name| format!(" ({name})"));
     format!("{}/{protocol}{name}", port["containerPort"])
+}
+
+/// A probe as kubectl words it, and below it what it said last.
+fn probe(tree: &mut Tree, type_: &str, probe: &Value, said: &Value) {
+    if !probe.is_object() {
+        return;
+    }
+    let number = |name: &str| probe[name].as_u64().unwrap_or(0);
+    let mut line = format!(
+        "{} delay={}s timeout={}s period={}s #success={} #failure={}",
+        handler(probe),
+        number("initialDelaySeconds"),
+        number("timeoutSeconds"),
+        number("periodSeconds"),
+        number("successThreshold"),
+        number("failureThreshold")
+    );
+    if let Some(grace) = probe["terminationGracePeriodSeconds"].as_u64() {
+        line = format!("{line} grace={grace}s");
+    }
+    tree.field(type_, line);
+    let last = said.as_array().and_then(|all| all.iter().find(|said| said["type"] == type_));
+    let result = last.and_then(|last| last["result"].as_str()).unwrap_or("not asked yet");
+    let failures = last.and_then(|last| last["failures"].as_u64()).filter(|failures| *failures > 0);
+    let failures = failures.map_or(String::new(), |failures| format!(" ({failures} in a row)"));
+    let message = last.and_then(|last| last["message"].as_str());
+    let message = message.map_or(String::new(), |message| format!(": {message}"));
+    tree.field(&format!("Last {type_}"), format!("{result}{failures}{message}"));
+}
+
+/// How a probe asks.
+fn handler(probe: &Value) -> String {
+    let amount = |value: &Value| row::amount(value);
+    let host = |action: &Value| action["host"].as_str().unwrap_or_default().to_owned();
+    if let Some(words) = probe["exec"]["command"].as_array() {
+        let words: Vec<_> = words.iter().filter_map(Value::as_str).collect();
+        return format!("exec [{}]", words.join(" "));
+    }
+    let http = &probe["httpGet"];
+    if http.is_object() {
+        let scheme = http["scheme"].as_str().unwrap_or("HTTP").to_lowercase();
+        let path = http["path"].as_str().unwrap_or_default();
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let protocol = http["protocol"].as_str().filter(|protocol| *protocol != "HTTP1");
+        let protocol = protocol.map_or(String::new(), |protocol| format!(" protocol={protocol}"));
+        return format!(
+            "http-get {scheme}://{}:{}{slash}{path}{protocol}",
+            host(http),
+            amount(&http["port"])
+        );
+    }
+    let tcp = &probe["tcpSocket"];
+    if tcp.is_object() {
+        return format!("tcp-socket {}:{}", host(tcp), amount(&tcp["port"]));
+    }
+    let grpc = &probe["grpc"];
+    format!("grpc :{} {}", amount(&grpc["port"]), grpc["service"].as_str().unwrap_or_default())
+        .trim_end()
+        .to_owned()
 }
 
 /// What is mounted, with where it comes from, as the status says; before it does, what is declared.

@@ -14,6 +14,8 @@ use crate::stats::{Samples, line};
 
 /// How many containers the runs with many have.
 const MANY: usize = 100;
+/// How many containers have probes, two each.
+const PROBED: usize = 100;
 /// How long the idle machine is looked at.
 const IDLE: Duration = Duration::from_secs(30);
 /// Between two starts, so that the kernel's deferred work of the one before does not fall into the next.
@@ -63,6 +65,7 @@ fn measure(args: &[&str]) -> Result<()> {
     };
     bench.starts(rounds)?;
     bench.restarts(rounds)?;
+    bench.probes()?;
     bench.many()
 }
 
@@ -212,6 +215,60 @@ impl Bench {
             .collect())
     }
 
+    /// What it costs the agent to ask probes: two a second of each of many containers.
+    fn probes(&self) -> Result<()> {
+        let body = "  args: [probed, '127.0.0.1:8080', '200']\n  terminationGracePeriodSeconds: 0\n";
+        let handlers = [
+            ("httpGet", "httpGet: {path: /, port: 8080}"),
+            ("tcpSocket", "tcpSocket: {port: 8080}"),
+            ("grpc", "grpc: {port: 8080}"),
+            ("exec", "exec: {command: [/payload, is, '200']}"),
+        ];
+        for (name, handler) in handlers {
+            let one = |n: usize| {
+                let probe = format!("{{{handler}, periodSeconds: 1}}");
+                format!(
+                    "apiVersion: stower.dev/v1alpha1\nkind: Container\nmetadata: {{name: p{n}}}\nspec:\n  image: {}\n{body}  \
+                     livenessProbe: {probe}\n  readinessProbe: {probe}\n",
+                    self.image
+                )
+            };
+            // A program a probe is more than one machine has time for.
+            let many = if name == "exec" { PROBED / 10 } else { PROBED };
+            self.node.write("probed.yaml", &(0..many).map(one).collect::<Vec<_>>().join("---\n"))?;
+            self.node.wait("all to be ready", || {
+                let items = self.node.containers()?;
+                let ready = items.iter().filter(|item| is_probed(item) && item["status"]["ready"] == true);
+                Ok((ready.count() == many).then_some(()))
+            })?;
+            let agent = self.node.agent_pid()?;
+            let look = || -> Result<(f64, u64)> {
+                Ok((self.node.metric("stower_prober_probe_total")?, process::cpu_ticks(agent)?))
+            };
+            let before = look()?;
+            std::thread::sleep(IDLE / 3);
+            let after = look()?;
+            let asked = after.0 - before.0;
+            #[expect(clippy::cast_precision_loss, reason = "ticks of some seconds")]
+            let used = (after.1 - before.1) as f64 * 10.0;
+            let each = Samples(vec![used / asked * 1000.0]);
+            line(&format!("CPU of the agent for 1,000 probes by {name}"), &each, "ms", "");
+            let (_, threads) = self.node.agent_descriptors_and_threads()?;
+            #[expect(clippy::cast_precision_loss, reason = "some threads")]
+            line(
+                &format!("threads of the agent with {many} containers so probed"),
+                &Samples(vec![threads as f64]),
+                "",
+                "",
+            );
+            self.node.remove("probed.yaml")?;
+            self.node.wait("all to be gone", || {
+                Ok((!self.node.containers()?.iter().any(is_probed)).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
     fn memory(&self, count: usize) -> Result<()> {
         // The agent gives the memory of a burst back once it has rested for two seconds.
         std::thread::sleep(Duration::from_secs(5));
@@ -352,6 +409,11 @@ impl Bench {
         line(&format!("a turn of the loop for one edit among {count}"), &turn, "ms", "");
         Ok(())
     }
+}
+
+/// Whether a container is one of those with probes.
+fn is_probed(item: &serde_json::Value) -> bool {
+    item["spec"]["readinessProbe"].is_object()
 }
 
 fn now() -> u128 {
