@@ -76,8 +76,14 @@ pub enum Command {
     Logs(LogsArgs),
     /// Talk to the program of a container: see what it writes, and type
     Attach(AttachArgs),
+    /// Copy files into or out of a container
+    Cp(CpArgs),
     /// Run a command in a container
     Exec(ExecArgs),
+    /// Show the processes of a container
+    Top(TopArgs),
+    /// Show what containers use: processor, memory, network, block devices, processes
+    Stats(StatsArgs),
     /// Show what a container has changed in its root filesystem
     Diff(DiffArgs),
     /// Make an image of what a container has changed
@@ -312,6 +318,41 @@ pub struct ExecArgs {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// `stower cp`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "One of the two is NAME:PATH, the other a path of here, which begins with / or . where it has a colon in it. A\ndirectory is copied with all below it: into a directory that is there, or as one that is not yet; with /. at the end\nits content alone. Links are copied as links, devices not at all. What comes into a container belongs to its root, what\ncomes out of one to you; --archive keeps owners, modes and attributes.\n\nExamples:\n  stower cp web:/etc/nginx/nginx.conf .\n  stower cp site/. web:/usr/share/nginx/html"
+)]
+pub struct CpArgs {
+    /// Keep owners, set-id bits and extended attributes
+    #[arg(short, long)]
+    pub archive: bool,
+    /// What is copied
+    pub source: String,
+    /// Where to
+    pub destination: String,
+}
+
+/// `stower top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// The container, as NAME or container/NAME
+    pub name: String,
+}
+
+/// `stower stats`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "100% of CPU is one whole processor. Memory is without what the kernel could drop at once. The network of a\ncontainer on the host's is not counted.\n\nExamples:\n  stower stats\n  stower stats --no-stream web db"
+)]
+pub struct StatsArgs {
+    /// Containers, as NAME or container/NAME [default: all that run]
+    pub names: Vec<String>,
+    /// Print once, instead of again every second
+    #[arg(long)]
+    pub no_stream: bool,
 }
 
 /// `stower diff`.

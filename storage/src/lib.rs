@@ -19,6 +19,7 @@ mod archive;
 mod collect;
 mod commit;
 mod content;
+pub mod copy;
 mod diff;
 mod digest;
 mod dm;

@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::{
     disk::{DiskUsage, PruneOptions, Pruned},
     events::EventView,
-    exec::{AttachOptions, Attachment, ExecOptions, Session},
+    exec::{AttachOptions, Attachment, CopyFrom, CopyTo, ExecOptions, ProcessView, Session, StatsView},
     node::{
         ApiError, Applied, Change, ImageView, Node, ObjectView, Operation, PullProgress, SourceIssue, View,
     },
@@ -84,6 +84,32 @@ pub trait Backend: Send + Sync + 'static {
         key: &'a ObjectKey,
         options: AttachOptions,
     ) -> BoxFuture<'a, Result<Attachment, ApiError>>;
+    /// See [`Node::processes`]; reads `/proc`.
+    ///
+    /// # Errors
+    /// When the container does not run.
+    fn processes(&self, key: &ObjectKey) -> Result<Vec<ProcessView>, ApiError>;
+    /// See [`Node::stats`]; reads the container's groups.
+    ///
+    /// # Errors
+    /// When the container does not run.
+    fn stats(&self, key: &ObjectKey) -> Result<StatsView, ApiError>;
+    /// See [`Node::copy_from`]; reads the disk.
+    ///
+    /// # Errors
+    /// When the container does not run, or has no such thing.
+    fn copy_from(&self, key: &ObjectKey, path: &str) -> Result<CopyFrom, ApiError>;
+    /// See [`Node::copy_to`]; reads the disk.
+    ///
+    /// # Errors
+    /// When the container does not run, or has no such place.
+    fn copy_to(
+        &self,
+        key: &ObjectKey,
+        path: &str,
+        name: Option<&str>,
+        keep: bool,
+    ) -> Result<CopyTo, ApiError>;
     /// See [`Node::save`]; blocks for as long as `out` does.
     ///
     /// # Errors
@@ -201,6 +227,24 @@ impl Backend for Node {
         options: AttachOptions,
     ) -> BoxFuture<'a, Result<Attachment, ApiError>> {
         Box::pin(self.attach(key, options))
+    }
+    fn processes(&self, key: &ObjectKey) -> Result<Vec<ProcessView>, ApiError> {
+        self.processes(key)
+    }
+    fn stats(&self, key: &ObjectKey) -> Result<StatsView, ApiError> {
+        self.stats(key)
+    }
+    fn copy_from(&self, key: &ObjectKey, path: &str) -> Result<CopyFrom, ApiError> {
+        self.copy_from(key, path)
+    }
+    fn copy_to(
+        &self,
+        key: &ObjectKey,
+        path: &str,
+        name: Option<&str>,
+        keep: bool,
+    ) -> Result<CopyTo, ApiError> {
+        self.copy_to(key, path, name, keep)
     }
     fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {
         self.save(references, out)

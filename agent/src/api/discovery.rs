@@ -45,6 +45,10 @@ pub(super) async fn resources() -> Response {
         resources.push(entry(format!("{}/status", kind.plural()), &["get"]));
         if *kind == Kind::Container {
             resources.push(entry(format!("{}/log", kind.plural()), &["get"]));
+            resources.push(entry(format!("{}/processes", kind.plural()), &["get"]));
+            resources.push(entry(format!("{}/stats", kind.plural()), &["get"]));
+            resources.push(entry(format!("{}/copyfrom", kind.plural()), &["create"]));
+            resources.push(entry(format!("{}/copyto", kind.plural()), &["create"]));
             resources.push(entry(format!("{}/attach", kind.plural()), &["create"]));
             resources.push(entry(format!("{}/exec", kind.plural()), &["create"]));
             resources.push(entry(format!("{}/hold", kind.plural()), &["create"]));

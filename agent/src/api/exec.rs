@@ -1,5 +1,7 @@
 //! `exec` and `attach`: a command in a container, or its own streams, over channels of the upgraded connection.
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -8,13 +10,22 @@ use axum::{
 };
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use stower_crds::Kind;
 use tokio::net::UnixStream;
 
-use super::{Api, objects::find, place::One, query::Params, stall::Stall, status::Refusal};
+use super::{
+    Api,
+    objects::find,
+    place::One,
+    query::Params,
+    stall::Stall,
+    status::{Refusal, ok},
+};
 use crate::{
     channels,
     exec::{AttachOptions, ExecOptions},
+    node::ApiError,
 };
 
 const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
@@ -88,6 +99,86 @@ pub(super) async fn attach(
         }
     });
     Ok(switching())
+}
+
+pub(super) async fn processes(State(api): State<Api>, one: One, params: Params) -> Result<Response, Refusal> {
+    let key = one.with("processes", &[Kind::Container])?;
+    params.only(&[])?;
+    let object = find(&api, &key)?;
+    let backend = Arc::clone(&api.backend);
+    let processes = blocking(move || backend.processes(&object.key)).await?;
+    Ok(ok(&json!({"kind": "ProcessList", "items": processes})))
+}
+
+pub(super) async fn stats(State(api): State<Api>, one: One, params: Params) -> Result<Response, Refusal> {
+    let key = one.with("stats", &[Kind::Container])?;
+    params.only(&[])?;
+    let object = find(&api, &key)?;
+    let backend = Arc::clone(&api.backend);
+    Ok(ok(&json!(blocking(move || backend.stats(&object.key)).await?)))
+}
+
+pub(super) async fn copy_from(
+    State(api): State<Api>,
+    one: One,
+    params: Params,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let key = one.with("copyfrom", &[Kind::Container])?;
+    params.only(&["path"])?;
+    let path = path(&params)?;
+    let upgrade = wanted_upgrade(request)?;
+    let object = find(&api, &key)?;
+    let backend = Arc::clone(&api.backend);
+    let found = blocking(move || backend.copy_from(&object.key, &path)).await?;
+    tokio::spawn(async move {
+        if let Some((stream, _)) = upgraded(upgrade).await {
+            found.serve(stream).await;
+        }
+    });
+    Ok(switching())
+}
+
+pub(super) async fn copy_to(
+    State(api): State<Api>,
+    one: One,
+    params: Params,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let key = one.with("copyto", &[Kind::Container])?;
+    params.only(&["path", "name", "archive"])?;
+    let (path, keep) = (path(&params)?, params.flag("archive")?);
+    let name = params.get("name").map(str::to_owned);
+    if name.as_deref().is_some_and(|name| name.contains('/') || matches!(name, "." | "..")) {
+        return Err(Refusal::bad_request("name: must be that of a file, without a directory"));
+    }
+    let upgrade = wanted_upgrade(request)?;
+    let object = find(&api, &key)?;
+    let backend = Arc::clone(&api.backend);
+    let place = blocking(move || backend.copy_to(&object.key, &path, name.as_deref(), keep)).await?;
+    tokio::spawn(async move {
+        if let Some((stream, read)) = upgraded(upgrade).await {
+            place.serve(stream, &read).await;
+        }
+    });
+    Ok(switching())
+}
+
+fn path(params: &Params) -> Result<String, Refusal> {
+    let path =
+        params.get("path").ok_or_else(|| Refusal::bad_request("path: required: a path in the container"))?;
+    if path.contains('\0') {
+        return Err(Refusal::bad_request("path: holds a zero byte"));
+    }
+    // As Docker has it, a relative one begins at the root.
+    Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
+}
+
+async fn blocking<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| ApiError::internal(format!("looking at the container failed: {error}")))?
 }
 
 pub(super) fn size(params: &Params) -> Result<(u16, u16), Refusal> {

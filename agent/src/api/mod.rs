@@ -93,6 +93,10 @@ fn router(api: Api) -> Router {
         .route(&format!("{one}/log"), get(logs::read))
         .route(&format!("{one}/exec"), post(exec::exec))
         .route(&format!("{one}/attach"), post(exec::attach))
+        .route(&format!("{one}/copyfrom"), post(exec::copy_from))
+        .route(&format!("{one}/copyto"), post(exec::copy_to))
+        .route(&format!("{one}/processes"), get(exec::processes))
+        .route(&format!("{one}/stats"), get(exec::stats))
         .route(&format!("{one}/usage"), get(volumes::usage))
         .route(&format!("/apis/{GROUP}/{VERSION}/volumedata"), get(volumes::list))
         .route(

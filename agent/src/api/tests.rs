@@ -18,7 +18,7 @@ use crate::{
     client::{Client, ClientError, Content, Status},
     disk::{DiskUsage, PruneOptions, Pruned},
     events::{EventLog, EventType, EventView},
-    exec::{AttachOptions, Attachment, ExecOptions, Session},
+    exec::{AttachOptions, Attachment, CopyFrom, CopyTo, ExecOptions, ProcessView, Session, StatsView},
     node::{
         ApiError, Applied, Change, ImageView, ObjectView, Operation, Outcome, PullProgress, SourceIssue,
         SourceRef, View,
@@ -280,6 +280,18 @@ impl Backend for Memory {
     ) -> BoxFuture<'a, Result<Attachment, ApiError>> {
         self.note(format!("attach {} {options:?}", key.name));
         Box::pin(async { Err(ApiError::unavailable("this node runs nothing")) })
+    }
+    fn processes(&self, key: &ObjectKey) -> Result<Vec<ProcessView>, ApiError> {
+        Err(ApiError::not_found(key))
+    }
+    fn stats(&self, key: &ObjectKey) -> Result<StatsView, ApiError> {
+        Err(ApiError::not_found(key))
+    }
+    fn copy_from(&self, key: &ObjectKey, _: &str) -> Result<CopyFrom, ApiError> {
+        Err(ApiError::not_found(key))
+    }
+    fn copy_to(&self, key: &ObjectKey, _: &str, _: Option<&str>, _: bool) -> Result<CopyTo, ApiError> {
+        Err(ApiError::not_found(key))
     }
     fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ApiError> {
         self.archive(&references.join(" "), out)

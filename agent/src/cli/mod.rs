@@ -17,6 +17,7 @@ mod commit;
 mod completion;
 mod config;
 mod context;
+mod cp;
 mod crds;
 mod delete;
 mod describe;
@@ -39,12 +40,14 @@ mod rmi;
 mod row;
 mod save;
 mod start;
+mod stats;
 mod stop;
 mod storage;
 mod system;
 mod table;
 mod target;
 mod terminal;
+mod top;
 mod validate;
 mod version;
 mod volume;
@@ -99,6 +102,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Command::Describe(args) => describe::run(&context, &args).await,
             Command::Logs(args) => logs::run(&context, &args).await,
             Command::Attach(args) => attach::run(&context, &args).await,
+            Command::Top(args) => top::run(&context, &args).await,
+            Command::Stats(args) => stats::run(&context, &args).await,
+            Command::Cp(args) => cp::run(&context, &args).await,
             Command::Exec(args) => exec::run(&context, &args).await,
             Command::Diff(args) => diff::run(&context, &args).await,
             Command::Commit(args) => commit::run(&context, &args).await,

@@ -5,7 +5,13 @@
 //! ```
 
 mod attach;
+mod copy;
+mod look;
 mod session;
+
+pub(crate) use copy::FromFrames;
+pub use copy::{CopyFrom, CopyTo};
+pub use look::{ProcessView, StatsView};
 
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 

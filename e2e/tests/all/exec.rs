@@ -246,3 +246,33 @@ fn a_hundred_at_once_leave_nothing() -> Result<()> {
         Ok((node.agent_descriptors_and_threads()?.0 <= before).then_some(()))
     })
 }
+
+#[test]
+fn top_and_stats_tell_what_runs_and_what_it_uses() -> Result<()> {
+    let node = TestNode::start()?;
+    let body = "  resources: {limits: {memory: 64Mi}}\n";
+    node.write("web.yaml", &shell("web", "sleep 1000007 & while :; do :; done", body)?)?;
+    node.write("b.yaml", &idle("b", "  hostNetwork: true\n")?)?;
+    let pid = node.wait_running("web")?;
+    node.wait_running("b")?;
+    let line_of = |text: &str, part: &str| text.lines().find(|line| line.contains(part)).map(str::to_owned);
+    let top = node.wait("both processes", || {
+        Ok(Some(node.ok(["top", "web"])?).filter(|text| text.contains("1000007")))
+    })?;
+    let shell_line = line_of(&top, "while :").context("no shell")?;
+    let words: Vec<_> = shell_line.split_whitespace().collect();
+    ensure!(words[0] == "0" && words[1] == pid.to_string() && words[3] == "1", "{top}");
+    ensure!(top.lines().count() == 3, "{top}");
+    let stats = node.ok(["stats", "--no-stream"])?;
+    let of_web: Vec<_> =
+        line_of(&stats, "web").context("no web")?.split_whitespace().map(str::to_owned).collect();
+    let cpu: f64 = of_web[1].trim_end_matches('%').parse()?;
+    ensure!(cpu > 1.0, "a busy loop uses the processor: {stats}");
+    ensure!(of_web[4] == "64.00MiB", "{stats}");
+    ensure!(of_web[6..9] == ["0B", "/", "0B"], "it has loopback only: {stats}");
+    ensure!(of_web.last().map(String::as_str) == Some("2"), "{stats}");
+    let of_b = line_of(&stats, "b ").context("no b")?;
+    ensure!(of_b.contains("-- / --"), "the host's network is not its own: {stats}");
+    ensure!(node.refused(["stats", "--no-stream", "nobody"])?.contains("not found"));
+    Ok(())
+}

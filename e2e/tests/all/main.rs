@@ -8,6 +8,7 @@ mod bad_volumes;
 mod command_line;
 mod commit;
 mod configuration;
+mod cp;
 mod crashes;
 mod crowds;
 mod directory;

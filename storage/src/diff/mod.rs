@@ -26,7 +26,7 @@ mod compare;
 mod write;
 
 pub(crate) use compare::{Action, Item, compare, same_root_but_time};
-pub(crate) use write::{write_layer, write_tree};
+pub(crate) use write::{write_layer, write_path, write_tree};
 
 #[cfg(test)]
 mod tests;

@@ -80,6 +80,49 @@ pub(crate) fn write_tree(tree: &OwnedFd, limits: &UnpackLimits, out: impl Write)
     archive.finish()
 }
 
+/// Writes `name` in `dir`, and all below it, under the name `as_name`; an empty name is the directory itself.
+pub(crate) fn write_path(
+    dir: &OwnedFd,
+    name: &[u8],
+    as_name: &[u8],
+    limits: &UnpackLimits,
+    out: impl Write,
+) -> Result<(), DiffError> {
+    let mut archive = Archive::new(limits, out);
+    let found = stat(dir, name).map_err(|error| DiffError::read(name, error))?;
+    archive.entry(as_name, dir, name)?;
+    let mut todo = Vec::new();
+    let mut top = None;
+    if kind(&found) == FileType::Directory {
+        top = gone(read_dir_beneath(dir, name), name)?;
+        todo.push(Vec::new());
+    }
+    while let (Some(path), Some(top)) = (todo.pop(), &top) {
+        let depth = path.iter().filter(|byte| **byte == b'/').count();
+        if path.len() > limits.max_path || depth >= limits.max_depth {
+            return Err(DiffError::refused(&path, "it is too deep, or its path too long"));
+        }
+        let Some(dir) = gone(read_dir_beneath(top, &path), &path)? else { continue };
+        if !path.is_empty() {
+            let Some(up) = gone(read_dir_beneath(top, split_last(&path).0), &path)? else { continue };
+            archive.entry(&join(as_name, &path), &up, split_last(&path).1)?;
+        }
+        let mut names = names(&dir).map_err(|error| DiffError::read(&path, error))?;
+        names.sort();
+        let mut inner = Vec::new();
+        for name in names {
+            let full = join(&path, name.to_bytes());
+            match gone(stat(&dir, name.to_bytes()), &full)? {
+                Some(stat) if kind(&stat) == FileType::Directory => inner.push(full),
+                Some(_) => archive.entry(&join(as_name, &full), &dir, name.to_bytes())?,
+                None => {}
+            }
+        }
+        todo.extend(inner.into_iter().rev());
+    }
+    archive.finish()
+}
+
 struct Archive<'a, W> {
     writer: Writer<W>,
     limits: &'a UnpackLimits,

@@ -31,9 +31,10 @@ pub(crate) use extract::{Apart, apply_apart, apply_onto};
 pub(crate) use finish::{Finished, finish};
 pub(crate) use fs::{
     Attributes, copy_attributes, copy_dir_meta, is_overlay_attribute, is_whiteout, kind, look, mtime, names,
-    open_beneath, read_dir_beneath, stamps, stat,
+    open_beneath, open_dir, read_dir_beneath, stamps, stat,
 };
 pub use limits::UnpackLimits;
+pub(crate) use meta::Meta;
 pub(crate) use path::{OPAQUE, WHITEOUT};
 pub(crate) use remove::remove_all;
 pub use stream::{Compression, LayerBlob, OpenBlob, Stream};

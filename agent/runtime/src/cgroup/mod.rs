@@ -481,7 +481,8 @@ impl Cgroups {
             return Stats::default();
         }
         let dir = |controller: &str| self.with(controller).map(|h| (self.group(h, uid), h.v2));
-        stats::read(dir("memory"), dir("cpuacct").or_else(|| dir("cpu")), dir("pids"))
+        let io = dir("io").or_else(|| dir("blkio"));
+        stats::read(dir("memory"), dir("cpuacct").or_else(|| dir("cpu")), dir("pids"), io)
     }
 }
 

@@ -13,11 +13,22 @@ pub struct Stats {
     pub cpu_nanos: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// The limit of memory in bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// The limit of processes and threads.
+    pub pids_limit: Option<u64>,
+    /// Bytes read from block devices since the group was made.
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to block devices, likewise.
+    pub io_write_bytes: Option<u64>,
 }
+
+/// Version 1 says so for no limit: the largest number of pages, in bytes.
+const V1_NO_LIMIT: u64 = 1 << 62;
 
 type Group = Option<(PathBuf, bool)>;
 
-pub(super) fn read(memory: Group, cpu: Group, pids: Group) -> Stats {
+pub(super) fn read(memory: Group, cpu: Group, pids: Group, io: Group) -> Stats {
     let mut stats = Stats::default();
     if let Some((dir, v2)) = memory {
         let (usage, inactive) = if v2 {
@@ -27,6 +38,8 @@ pub(super) fn read(memory: Group, cpu: Group, pids: Group) -> Stats {
         };
         stats.memory_bytes = number(&dir.join(usage));
         let inactive = field(&dir.join("memory.stat"), inactive).unwrap_or(0);
+        let limit = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        stats.memory_limit_bytes = number(&dir.join(limit)).filter(|limit| *limit < V1_NO_LIMIT);
         stats.memory_working_set_bytes = stats.memory_bytes.map(|m| m.saturating_sub(inactive));
     }
     if let Some((dir, v2)) = cpu {
@@ -38,11 +51,40 @@ pub(super) fn read(memory: Group, cpu: Group, pids: Group) -> Stats {
     }
     if let Some((dir, _)) = pids {
         stats.pids = number(&dir.join("pids.current"));
+        stats.pids_limit = number(&dir.join("pids.max"));
+    }
+    if let Some((dir, v2)) = io {
+        let file = if v2 { "io.stat" } else { "blkio.throttle.io_service_bytes_recursive" };
+        if let Ok(text) = std::fs::read_to_string(dir.join(file)) {
+            (stats.io_read_bytes, stats.io_write_bytes) = if v2 { io_v2(&text) } else { io_v1(&text) };
+        }
     }
     stats
 }
 
 /// Version 2 counts those of the groups below too; version 1 counts each group by itself.
+/// Lines `MAJOR:MINOR rbytes=N wbytes=N …`.
+pub(super) fn io_v2(text: &str) -> (Option<u64>, Option<u64>) {
+    let sum = |key: &str| {
+        let values =
+            text.split_ascii_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok());
+        Some(values.fold(0, u64::saturating_add))
+    };
+    (sum("rbytes="), sum("wbytes="))
+}
+
+/// Lines `MAJOR:MINOR Read N`, and others.
+pub(super) fn io_v1(text: &str) -> (Option<u64>, Option<u64>) {
+    let sum = |key: &str| {
+        let values = text.lines().filter_map(|line| {
+            let mut words = line.split_ascii_whitespace().skip(1);
+            (words.next()? == key).then(|| words.next()?.parse::<u64>().ok())?
+        });
+        Some(values.fold(0, u64::saturating_add))
+    };
+    (sum("Read"), sum("Write"))
+}
+
 pub(super) fn oom_kills(dir: &Path, v2: bool) -> u64 {
     if v2 { field(&dir.join("memory.events"), "oom_kill").unwrap_or(0) } else { oom_kills_v1(dir, 0) }
 }

@@ -90,7 +90,7 @@ fn limits_come_from_a_specification_and_unknown_ones_are_refused() {
 fn counts_survive_missing_files() {
     assert_eq!(stats::oom_kills(Path::new("/nowhere"), true), 0);
     assert_eq!(stats::oom_kills(Path::new("/nowhere"), false), 0);
-    assert_eq!(stats::read(None, None, Some(("/nowhere".into(), true))), Stats::default());
+    assert_eq!(stats::read(None, None, Some(("/nowhere".into(), true)), None), Stats::default());
     assert_eq!(kill::populated_v2(Path::new("/nowhere")), Some(false));
     assert_eq!(kill::populated_v1(Path::new("/nowhere")), Some(false));
 }
@@ -396,4 +396,13 @@ fn a_copy_of_a_hierarchy_without_controllers_is_no_other_one() {
                 2 0 0:1 /c /root/cg/systemd rw - cgroup cgroup rw,name=systemd\n";
     let seen = detect::parse(text);
     assert_eq!(seen.iter().map(|h| h.mount.display().to_string()).collect::<Vec<_>>(), ["/cg/systemd"]);
+}
+
+#[test]
+fn block_io_is_summed_over_devices() {
+    let v1 = "8:0 Read 10\n8:0 Write 20\n8:0 Sync 99\n8:0 Total 30\n8:16 Read 5\n8:16 Write 1\nTotal 36\n";
+    assert_eq!(stats::io_v1(v1), (Some(15), Some(21)));
+    let v2 = "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:16 rbytes=5 wbytes=1 rios=1\n";
+    assert_eq!(stats::io_v2(v2), (Some(15), Some(21)));
+    assert_eq!(stats::io_v1(""), (Some(0), Some(0)));
 }

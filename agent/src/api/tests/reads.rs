@@ -40,6 +40,29 @@ async fn selectors_select() {
 }
 
 #[tokio::test]
+async fn commands_are_read_strictly_and_need_an_upgrade() {
+    let served = served(&["a"]);
+    let post = async |path: &str| refused(&served.client, Method::POST, path, None).await;
+    assert_eq!(post(&format!("{BASE}/a/exec?stdin=true")).await.0, 400);
+    assert_eq!(post(&format!("{BASE}/a/exec?command=ls&shell=true")).await.0, 400);
+    assert_eq!(post(&format!("{BASE}/a/exec?command=ls&tty=true&rows=70000")).await.0, 400);
+    let plain = post(&format!("{BASE}/a/exec?command=ls")).await;
+    assert!(plain.0 == 426 && plain.2.contains("Upgrade: channels.stower.dev/v1"), "{plain:?}");
+    assert_eq!(post(&format!("{BASE}/a/copyto?path=%2Ftmp&name=a%2Fb")).await.0, 400);
+    assert_eq!(post(&format!("{BASE}/a/copyfrom")).await.0, 400);
+    let query = "command=ls&command=&env=A%3Db&tty=true&rows=3&columns=4&stdin=true";
+    let error = served.client.upgrade(&format!("{BASE}/a/exec?{query}")).await.unwrap_err();
+    assert!(error.to_string().contains("this node runs nothing"), "{error}");
+    assert_eq!(
+        served.memory.asked(),
+        [
+            "exec a ExecOptions { command: [\"ls\", \"\"], env: [\"A=b\"], working_dir: None, user: None, tty: Some((3, 4)), \
+          streams: [true, false, false] }"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn refusals_are_statuses() {
     let served = served(&["a"]);
     let get = async |path: &str| refused(&served.client, Method::GET, path, None).await;
@@ -54,7 +77,8 @@ async fn refusals_are_statuses() {
     let unknown = get(&format!("{BASE}?continue=abc")).await;
     assert_eq!(unknown.2, "the query parameter \"continue\" is not supported here");
     assert_eq!(get(&format!("{BASE}/a/hold")).await.0, 405);
-    assert_eq!(get(&format!("{BASE}/a/exec")).await.0, 404);
+    assert_eq!(get(&format!("{BASE}/a/exec")).await.0, 405);
+    assert_eq!(get(&format!("{BASE}/a/nothing")).await.0, 404);
     let put = refused(&served.client, Method::PUT, BASE, None).await;
     assert_eq!((put.0, put.1.as_str()), (405, "MethodNotAllowed"));
 }

@@ -66,10 +66,33 @@ fn measure(args: &[&str]) -> Result<()> {
     bench.starts(rounds)?;
     bench.restarts(rounds)?;
     bench.probes()?;
+    bench.execs(rounds)?;
     bench.many()
 }
 
 impl Bench {
+    /// Commands in a running container: the client's start → the command's first instruction, and the client's end.
+    fn execs(&self, rounds: usize) -> Result<()> {
+        self.node.write("exec.yaml", &self.manifest("exec", false))?;
+        self.node.wait_running("exec")?;
+        let (mut first, mut all) = (Samples::default(), Samples::default());
+        for n in 0..=rounds {
+            std::thread::sleep(GAP);
+            let (start, begun) = (now(), Instant::now());
+            self.node.ok(["exec", "exec", "--", "/payload", "stamp", "/out/command"])?;
+            let whole = begun.elapsed();
+            let stamp = self.wait_stamps("command", n + 1)?;
+            if n > 0 {
+                first.0.push(ms(stamp - start));
+                all.0.push(whole.as_secs_f64() * 1e3);
+            }
+        }
+        line("stower exec -> first instruction of the command", &first, "ms", "");
+        line("stower exec -> its exit code", &all, "ms", "");
+        self.node.remove("exec.yaml")?;
+        self.node.wait_gone("exec")
+    }
+
     fn new() -> Result<Self> {
         let node = TestNode::builder().no_registry().start()?;
         let (builder, _) = catalog::payload_builder("bench")?;
