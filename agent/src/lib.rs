@@ -33,6 +33,7 @@ mod probe;
 mod reload;
 pub mod rootfs;
 pub mod run;
+mod runtimes;
 mod source;
 pub mod storageinfo;
 mod time;

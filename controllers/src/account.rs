@@ -170,7 +170,9 @@ fn failed_start(record: &mut Record, declared: &Declared, observed: &ObservedCon
         record.asked_to_stop = None;
     } else if matches!(
         failure.reason,
-        FailureReason::CreateContainerConfigError | FailureReason::DiskPressure
+        FailureReason::CreateContainerConfigError
+            | FailureReason::RuntimeNotFound
+            | FailureReason::DiskPressure
     ) {
         // Nothing was made: it only waits for what it needs, and that is no run.
         record.next_start = Some(deadline(retry_delay(failure.attempts), now));

@@ -370,6 +370,8 @@ pub struct Failure {
 pub enum FailureReason {
     /// Something that the start needs is not there. Nothing was made; it is no run, and is tried again.
     CreateContainerConfigError,
+    /// The runtime that it asks for is not configured on this node, or not there. As above.
+    RuntimeNotFound,
     /// Something could not be made.
     CreateContainerError,
     /// Everything was made, but the command could not be run.
@@ -395,6 +397,7 @@ impl FailureReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CreateContainerConfigError => "CreateContainerConfigError",
+            Self::RuntimeNotFound => "RuntimeNotFound",
             Self::CreateContainerError => "CreateContainerError",
             Self::RunContainerError => "RunContainerError",
             Self::KillContainerError => "KillContainerError",

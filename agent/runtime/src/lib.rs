@@ -23,6 +23,7 @@ pub mod logs;
 mod mounts;
 #[cfg(feature = "cli")]
 pub mod oci;
+pub mod outside;
 pub mod proc;
 pub mod record;
 mod rlimit;

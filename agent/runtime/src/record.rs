@@ -125,7 +125,16 @@ pub enum RecordError {
     },
 }
 
+/// The field of a [`ShimRecord`] that names the runtime, where it is not the built-in one.
+pub const OUTSIDE: &str = "runtime";
+
 impl ShimRecord {
+    /// The name of the other runtime that the container was started with; `None` for the built-in one.
+    #[must_use]
+    pub fn outside(&self) -> Option<&str> {
+        self.extra.get(OUTSIDE).and_then(serde_json::Value::as_str)
+    }
+
     /// Reads the record in `run_dir`; `None` when there is none.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A configuration as fields with values, and the difference between two.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use serde_json::{Value, json};
 use stower_controllers::Floor;
@@ -108,6 +108,7 @@ impl Config {
             ("logging.maxSize", size(logging.max_size)),
             ("logging.maxFiles", json!(logging.max_files)),
             ("logging.mode", json!(if logging.block { "block" } else { "drop" })),
+            ("runtimes", self.runtimes.iter().map(|(name, it)| (name.clone(), it.to_json())).collect()),
         ]
     }
 
@@ -120,7 +121,25 @@ impl Config {
                 continue;
             }
             let reload = fields::find(path).map_or(Reload::Restart, |field| field.reload);
-            changes.push(Change { field: path.to_owned(), old, new, reload });
+            match (&old, &new) {
+                (Value::Object(before), Value::Object(after)) if path == "runtimes" => {
+                    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+                    let of = |map: &serde_json::Map<String, Value>, name| {
+                        map.get(name).cloned().unwrap_or_default()
+                    };
+                    changes.extend(
+                        names.into_iter().filter(|name| before.get(*name) != after.get(*name)).map(|name| {
+                            Change {
+                                field: format!("{path}.{name}"),
+                                old: of(before, name),
+                                new: of(after, name),
+                                reload,
+                            }
+                        }),
+                    );
+                }
+                _ => changes.push(Change { field: path.to_owned(), old, new, reload }),
+            }
         }
         changes
     }

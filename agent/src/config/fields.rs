@@ -90,6 +90,7 @@ pub(super) const FIELDS: &[Field] = &[
     live("logging.maxSize", Shape::Size),
     live("logging.maxFiles", Shape::Number),
     live("logging.mode", Shape::Text),
+    live("runtimes", Shape::Map),
 ];
 
 /// The field of that name.

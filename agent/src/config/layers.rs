@@ -92,6 +92,12 @@ impl Merged {
         serde_json::from_value(value).map_err(|error| self.wrong(path, error.to_string())).ok()
     }
 
+    /// The entries of a map whose keys are names.
+    pub(super) fn entries(&self, path: &str) -> Vec<(String, Value)> {
+        let map = self.value(path).and_then(Value::as_object).into_iter().flatten();
+        map.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// Notes what is wrong with a field, or a part of one.
     pub(super) fn wrong(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.problems.push((path.into(), message.into()));

@@ -20,6 +20,7 @@ mod changes;
 mod disk;
 mod fields;
 mod layers;
+mod runtimes;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ pub use self::{
     disk::DiskConfig,
     fields::Reload,
     layers::{Origin, Sources},
+    runtimes::{BUILT_IN, RuntimeConfig},
 };
 
 /// Where the file lies unless named.
@@ -53,6 +55,8 @@ pub struct Config {
     pub disk: DiskConfig,
     /// What is kept of what containers write.
     pub logging: Logging,
+    /// Other OCI runtimes, by name.
+    pub runtimes: BTreeMap<String, RuntimeConfig>,
     /// What the agent itself logs, as in `info,stower=debug`.
     pub log_level: String,
     origins: BTreeMap<&'static str, Origin>,
@@ -194,6 +198,7 @@ impl Config {
             allow_empty: merged.bool("allowEmpty", false),
             disk: DiskConfig::derive(merged),
             logging: Logging::derive(merged),
+            runtimes: runtimes::derive(merged),
             log_level,
             origins: BTreeMap::new(),
         }

@@ -52,7 +52,9 @@ impl Keeper {
         if let Some(inodes) = disk.inodes {
             filesystem["inodes"] = room(inodes);
         }
+        let runtimes = node.configured.runtimes();
         let mut status = json!({
+            "runtimes": *runtimes,
             "conditions": [
                 condition("DiskPressure", pressure.is_on(), reason, message, Some(measured.since)),
                 ready,

@@ -24,6 +24,7 @@ pub(crate) mod files;
 mod hook;
 mod message;
 pub(crate) mod observe;
+mod outside;
 mod pull;
 mod spec;
 mod start;
@@ -272,9 +273,9 @@ impl Effects {
 
     /// A shim that ended cannot run: what is found is an exit record or the lack of one.
     fn tell_end(&self, uid: &Uid, run: Run) {
-        // Before the next run can begin.
-        self.release(uid);
         let (process, cgroup) = self.look(uid);
+        // Before the next run can begin, and after the groups have told of lack of memory: another runtime removes them.
+        self.release(uid);
         let _ = self.told.send(Told::Ended { uid: uid.clone(), run, process, cgroup });
     }
 
@@ -392,6 +393,10 @@ impl Effects {
 
     /// Lets go of what the root filesystem of a run took, once that has ended or has not come to be.
     fn release(&self, uid: &Uid) {
+        if let Err(error) = self.clear_outside(uid) {
+            tracing::warn!(%uid, error, "cannot remove what another runtime's container left");
+            return;
+        }
         if let Err(error) = self.storage.snapshots().deactivate(&Self::snapshot(uid)) {
             tracing::warn!(%uid, error = %chain(&error), "cannot let go of a root filesystem");
         }
@@ -419,6 +424,10 @@ impl Effects {
             message,
             cgroup: self.cgroup(uid),
         };
+        // First of all: nothing that is still mounted in its directories may be removed with them.
+        if let Err(error) = self.clear_outside(uid) {
+            return failed(error);
+        }
         if let Err(error) = self.cgroups.remove(uid.as_str()) {
             return failed(chain(&error));
         }

@@ -71,6 +71,12 @@ impl Effects {
             }
             other => self.ended(uid, &other),
         };
+        if !matches!(process, ProcessState::Running { .. } | ProcessState::Unknown { .. })
+            && matches!(self.cgroup(uid), CgroupState::Empty | CgroupState::Absent)
+            && let Err(error) = self.clear_outside(uid)
+        {
+            tracing::warn!(%uid, error, "cannot remove what another runtime's container left");
+        }
         let rootfs = if layered { RootfsState::Present { image: None } } else { RootfsState::Absent };
         let files = [run_dir, self.paths.container_data(uid.as_str()), self.paths.logs(uid.as_str())];
         let files =

@@ -32,7 +32,7 @@ pub(super) struct Wanted {
 }
 
 /// Why it does not run.
-struct Failed(FailureReason, String);
+pub(super) struct Failed(pub(super) FailureReason, pub(super) String);
 
 /// That a start of this container is under way; ends with the value.
 struct StartClaim {
@@ -129,6 +129,7 @@ impl Effects {
         let uid = wanted.uid.as_str();
         let settings = self.settings.get();
 
+        let chosen = self.choose(wanted, &settings)?;
         let snapshot = Self::snapshot(&wanted.uid);
         self.check_room(wanted, &snapshot)?;
         // Resolve: nothing is made before all of it is known to be there. The image is kept before it is looked for, and by
@@ -148,6 +149,7 @@ impl Effects {
         self.check_volumes(&wanted.resolved).map_err(|error| config(error.to_string()))?;
         self.check_layer(wanted).map_err(config)?;
         failpoint("start.checked");
+        self.clear_outside(&wanted.uid).map_err(create)?;
         if wanted.storage == StorageMode::New {
             remove_tree(&own).map_err(create)?;
             let private = volumes::private_prefix(&wanted.uid).map_err(create)?;
@@ -201,6 +203,7 @@ impl Effects {
         failpoint("start.cgroup");
 
         volumes.mounts.extend(self.message_file(wanted)?);
+        let outside = chosen.map(|chosen| self.outside(wanted, chosen, &built));
         let request = StartRequest {
             uid: uid.to_owned(),
             name: wanted.name.clone(),
@@ -224,6 +227,7 @@ impl Effects {
             deadline: START_DEADLINE,
             stdin: wanted.spec.stdin,
             legacy_overlay: false,
+            outside,
         };
         self.remove_old_logs(&request);
         // A silent run is one too: without its file, `logs --previous` would tell of the run before it.

@@ -175,6 +175,7 @@ impl Engine {
             self.dirty.insert(uid);
         }
         self.remove_stale_programs();
+        self.remove_stale_scripts();
         let took = begun.elapsed();
         tracing::info!(containers = self.observed.containers.len(), ?took, "found what is on this machine");
         let all: Vec<Uid> = self.dirty.iter().cloned().collect();
@@ -205,6 +206,13 @@ impl Engine {
         if let Err(error) = crate::effects::files::remove_stale_programs(&bin, &self.effects.programs, &used)
         {
             tracing::warn!(%error, "cannot remove programs of earlier releases");
+        }
+    }
+
+    fn remove_stale_scripts(&self) {
+        let paths = &self.effects.paths;
+        if let Err(error) = crate::runtimes::remove_stale(&paths.data, &paths.run) {
+            tracing::warn!(%error, "cannot remove scripts of runtimes that no container was started with");
         }
     }
 
@@ -517,6 +525,12 @@ impl Engine {
     /// The configuration is another one: who waits for a place may have one now, and an empty directory may mean something else.
     fn configured(&mut self) {
         self.release_deferred();
+        for (uid, seen) in &mut self.observed.containers {
+            if seen.failure.as_ref().is_some_and(|failure| failure.reason == FailureReason::RuntimeNotFound) {
+                seen.failure = None;
+                self.dirty.insert(uid.clone());
+            }
+        }
         if let Some(handle) = self.sources.handle.as_ref().filter(|_| self.settings.get().allow_empty) {
             handle.reread();
         }

@@ -255,7 +255,7 @@ fn refusal(key: &ObjectKey, error: &ExecError) -> ApiError {
     let message = chain(error);
     let not_started = |reason| ApiError { code: 400, reason, message: message.clone() };
     match error {
-        ExecError::NotRunning | ExecError::NoRecord => {
+        ExecError::NotRunning | ExecError::NoRecord | ExecError::Outside(_) => {
             ApiError::conflict(format!("{}: {message}", resource(key)))
         }
         ExecError::Refused(_) => ApiError::invalid(message),

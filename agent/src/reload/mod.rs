@@ -23,6 +23,7 @@ use crate::{
     effects::chain,
     events::EventType,
     node::{ApiError, Node, Request},
+    runtimes,
 };
 
 mod watch;
@@ -84,6 +85,7 @@ pub(crate) struct Configured {
     sources: Arc<Sources>,
     asks: mpsc::Sender<Ask>,
     last: Arc<ArcSwap<LastReload>>,
+    runtimes: Arc<ArcSwap<Vec<Value>>>,
 }
 
 impl Configured {
@@ -127,9 +129,18 @@ impl Configured {
         view
     }
 
+    /// The runtimes that containers may ask for, with what they say of themselves.
+    pub(crate) fn runtimes(&self) -> Arc<Vec<Value>> {
+        self.runtimes.load_full()
+    }
+
     /// What a file with this text would change, without doing it.
     pub(crate) fn check(&self, text: &str) -> Result<Value, ApiError> {
         let wanted = self.sources.with_file(text.as_bytes()).map_err(|error| refused(&error))?;
+        let problems = runtimes::problems(&wanted);
+        if !problems.is_empty() {
+            return Err(ApiError::invalid(problems.join("; ")));
+        }
         Ok(outcome(&self.settings.get().changes(&wanted)))
     }
 }
@@ -170,6 +181,7 @@ impl Reloader {
             sources: Arc::new(sources),
             asks,
             last: Arc::default(),
+            runtimes: Arc::default(),
         };
         let has_file = !is_blank(&file);
         (configured.clone(), Self { configured, asked, storage, log_level, seen: Some(file), has_file })
@@ -179,6 +191,7 @@ impl Reloader {
     pub(crate) async fn run(mut self, node: Arc<Node>) {
         node.metrics.config_successful.set(1);
         node.metrics.config_success_time.set(now());
+        self.survey();
         let mut watch = Watch::new(self.configured.sources.file.clone());
         loop {
             let ask = tokio::select! {
@@ -217,9 +230,21 @@ impl Reloader {
             return self.failed(node, asked, Some(bytes), message);
         }
         match self.configured.sources.with_file(&bytes) {
-            Ok(wanted) => Ok(self.succeed(node, bytes, wanted).await),
+            Ok(wanted) => match runtimes::problems(&wanted) {
+                problems if problems.is_empty() => Ok(self.succeed(node, bytes, wanted).await),
+                problems => {
+                    let problem = format!("{file}: {}", problems.join("; "));
+                    self.failed(node, asked, Some(bytes), problem)
+                }
+            },
             Err(error) => self.failed(node, asked, Some(bytes), chain(&error)),
         }
+    }
+
+    /// Asks the runtimes what they are, beside everything else: they are programs of others.
+    fn survey(&self) {
+        let (config, runtimes) = (self.configured.settings.get(), Arc::clone(&self.configured.runtimes));
+        tokio::task::spawn_blocking(move || runtimes.store(Arc::new(runtimes::survey(&config))));
     }
 
     /// Nothing changes, and it is told; the same thing once, unless somebody asks again.
@@ -263,7 +288,11 @@ impl Reloader {
         {
             tracing::error!(error, "cannot set the log level");
         }
+        let other_runtimes = next.runtimes != current.runtimes;
         settings.replace(next);
+        if other_runtimes {
+            self.survey();
+        }
         self.has_file = !is_blank(&bytes);
         self.seen = Some(bytes);
         node.metrics.config_successful.set(1);

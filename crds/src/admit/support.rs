@@ -28,7 +28,6 @@ const CONTAINER: &[(&str, Support)] = &[
     ("spec.securityContext.appArmorProfile", Unset),
     ("spec.securityContext.seLinuxOptions", Unset),
     ("spec.hostUsers", Bool(true)),
-    ("spec.runtime", Unset),
 ];
 
 /// Fields of a Volume.

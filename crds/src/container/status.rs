@@ -326,6 +326,8 @@ open_names! {
         ImageInspectError,
         /// The spec and the image do not go together: no such user, no command.
         CreateContainerConfigError,
+        /// The runtime that it asks for is not configured on this node, or not there.
+        RuntimeNotFound,
         /// It could not be made.
         CreateContainerError,
         /// The program could not be started.

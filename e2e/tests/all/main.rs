@@ -32,6 +32,7 @@ mod probes;
 mod releases;
 mod resize;
 mod restarts;
+mod runtimes;
 mod service;
 mod services;
 mod steady;

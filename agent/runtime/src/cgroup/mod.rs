@@ -298,6 +298,13 @@ impl Cgroups {
         limits::apply(self, uid, &limits.clone().whole(), false)
     }
 
+    /// The path of a container's group below the mount point of each hierarchy, as `linux.cgroupsPath` has it.
+    #[must_use]
+    pub fn path_of(&self, uid: &str) -> String {
+        let path = if self.exact { self.base.clone() } else { self.base.join("c").join(uid) };
+        Path::new("/").join(path).display().to_string()
+    }
+
     /// The container's groups as they are, for one more process of it.
     #[must_use]
     pub fn existing(&self, uid: &str) -> CgroupJoin {

@@ -104,6 +104,11 @@ pub enum ExecError {
         "the container was started by a release that knew of no exec; restart it (`stower restart`) to be able to"
     )]
     NoRecord,
+    /// Another runtime made it.
+    #[error(
+        "the container was made by the runtime `{0}`, in whose containers no further process is started yet"
+    )]
+    Outside(String),
     /// The record cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -155,6 +160,9 @@ impl Runtime {
     /// # Errors
     /// See [`ExecError`]. After an error nothing of the attempt is left.
     pub fn exec(&self, container: &ShimHandle, request: ExecRequest) -> Result<Executing, ExecError> {
+        if let Some(runtime) = container.record().outside() {
+            return Err(ExecError::Outside(runtime.to_owned()));
+        }
         let record = ExecRecord::read(container.run_dir())?.ok_or(ExecError::NoRecord)?;
         let init = container.init_pidfd().ok_or(ExecError::NotRunning)?;
         let of_this_run = record.run == container.record().run && record.boot_id == self.boot_id();

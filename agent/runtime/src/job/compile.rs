@@ -149,6 +149,11 @@ pub(crate) fn compile_in(
         seccomp_len: request.seccomp.as_ref().map_or(0, |f| f.bytes().len()),
         namespaces,
         legacy_overlay: request.legacy_overlay,
+        outside: request
+            .outside
+            .as_ref()
+            .map(|outside| super::outside::compile(request, outside).map(Box::new))
+            .transpose()?,
     })
 }
 

@@ -4,6 +4,7 @@
 //! so its form may change with every version.
 
 mod compile;
+mod outside;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use crate::exec::TerminalSize;
 pub use compile::compile;
 #[cfg(feature = "cli")]
 pub(crate) use compile::{Scope, compile_in, compile_process, terminal_size};
-pub use request::{LogLimits, Programs, RootFs, StartRequest, SubPath, VolumeMount};
+pub use request::{LogLimits, Outside, Programs, RootFs, StartRequest, SubPath, VolumeMount};
 
 /// Everything the starter needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +79,26 @@ pub struct Job {
     pub seccomp_len: usize,
     /// Use `mount(2)` for overlays although the kernel has `lowerdir+`.
     pub legacy_overlay: bool,
+    /// Another runtime makes the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Box<OutsideJob>>,
+}
+
+/// What another runtime is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutsideJob {
+    /// Its configured name.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Options of its `create`.
+    pub create_args: Vec<String>,
+    /// The directory for all of it.
+    pub dir: PathBuf,
+    /// `config.json`, but for the user, who is looked up in the root filesystem.
+    pub config: serde_json::Value,
+    /// How long one command of it may take.
+    pub limit: std::time::Duration,
 }
 
 /// Groups that init joins, each by the way that waits for nothing.

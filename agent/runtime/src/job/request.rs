@@ -51,6 +51,28 @@ pub struct StartRequest {
     pub deadline: Duration,
     /// Make overlays by `mount(2)` even where the kernel has the newer way.
     pub legacy_overlay: bool,
+    /// Another OCI runtime makes the container; the built-in one by default.
+    pub outside: Option<Outside>,
+}
+
+/// Another OCI runtime, and what it is told beside the specification.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outside {
+    /// The name that it is configured by.
+    pub name: String,
+    /// The program, or a script that becomes it. It stays as it is as long as a container was started with it.
+    pub program: PathBuf,
+    /// Options of its `create`.
+    pub create_args: Vec<String>,
+    /// A directory of this container and runtime, made by the start: the bundle, the runtime's state, and the mounts, which the
+    /// host sees. [`crate::outside::clear`] removes it.
+    pub dir: PathBuf,
+    /// The container's group, as a path below the mount point of each hierarchy.
+    pub cgroups_path: String,
+    /// Rules of access to devices, as `linux.resources.devices`; those of the runtime by default.
+    pub device_rules: Vec<serde_json::Value>,
+    /// The capabilities that the usual seccomp profile is made for; none is loaded by default.
+    pub seccomp: Option<u64>,
 }
 
 /// The programs of this release, written out by their digest.

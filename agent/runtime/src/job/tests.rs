@@ -32,6 +32,7 @@ fn request() -> StartRequest {
         deadline: Duration::from_secs(1),
         stdin: false,
         legacy_overlay: false,
+        outside: None,
     }
 }
 

@@ -20,7 +20,7 @@ mod tree;
 pub(crate) use attach::{Root, attach_all, isolate, move_to};
 pub(crate) use path::{Make, open_dir_making, open_inside, open_making};
 pub(crate) use protect::protect;
-pub(crate) use source::{Blocks, open_following, open_others};
+pub(crate) use source::{Blocks, open_following, open_others, open_volumes};
 pub(crate) use tree::{bind_fd, fd_path, sealed_program};
 #[cfg(feature = "cli")]
 pub(crate) use {

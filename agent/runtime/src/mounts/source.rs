@@ -68,6 +68,21 @@ pub(crate) fn open_others(job: &Job, blocks: &mut Blocks, sources: &mut Sources)
     Ok(())
 }
 
+/// The volumes alone, in the namespace of the caller, which others still mount in; the rest is the work of another runtime.
+pub(crate) fn open_volumes(job: &Job, blocks: &mut Blocks) -> Result<Sources, Failure> {
+    let open = |(mount, block): (&MountJob, &mut Option<OwnedFd>)| {
+        if !matches!(mount.source, MountSource::Tree { .. }) {
+            return Ok(None);
+        }
+        let fd = source(job, mount, block.take(), true)?;
+        if let Some(fd) = fd.as_ref().filter(|_| !mount.follows_host()) {
+            set_attrs(&format!("mount {}", mount.destination), fd.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
+        }
+        Ok(fd)
+    };
+    job.mounts.iter().zip(&mut blocks.mounts).map(open).collect()
+}
+
 /// All at once, in the namespace of the caller, which others still mount in: each tree is cut off as it asks to be.
 #[cfg(feature = "cli")]
 pub(crate) fn open_all(job: &Job) -> Result<Sources, Failure> {

@@ -173,6 +173,7 @@ pub(super) fn request(id: &str, spec: Spec) -> StartRequest {
         deadline: Duration::ZERO,
         stdin: false,
         legacy_overlay: false,
+        outside: None,
     }
 }
 

@@ -56,6 +56,51 @@ impl Filter {
     }
 }
 
+/// The default filter as `linux.seccomp` of an OCI specification, for a runtime that compiles it itself.
+pub(crate) fn profile(bounding: u64) -> serde_json::Value {
+    use serde_json::json;
+    const ALLOW: &str = "SCMP_ACT_ALLOW";
+    let mut always = Vec::new();
+    let mut rules = Vec::new();
+    let arg = |index: u32, value: u32, two: u32, op: &str| json!({"index": index, "value": value, "valueTwo": two, "op": op});
+    for (name, when, _) in table::ROWS {
+        let verdict = match when {
+            When::Always => Verdict::Allow,
+            When::Cap(cap) if caps::has(bounding, cap) => Verdict::Allow,
+            When::Cap(_) => Verdict::Errno(EPERM),
+            When::Special => special(name, bounding),
+        };
+        let allow = |args: Vec<serde_json::Value>| json!({"names": [name], "action": ALLOW, "args": args});
+        match verdict {
+            Verdict::Allow => always.push(*name),
+            // What is not named is refused so.
+            Verdict::Errno(EPERM) => {}
+            Verdict::Errno(errno) => {
+                rules.push(json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno}));
+            }
+            Verdict::OneOf(index, values) => {
+                rules.extend(values.iter().map(|value| allow(vec![arg(index, *value, 0, "SCMP_CMP_EQ")])));
+            }
+            Verdict::NoneOf(index, values) => {
+                rules.push(allow(values.iter().map(|value| arg(index, *value, 0, "SCMP_CMP_NE")).collect()));
+            }
+            // `valueTwo` is what the masked argument has to be.
+            Verdict::NoBits(index, bits) => {
+                rules.push(allow(vec![arg(index, bits, 0, "SCMP_CMP_MASKED_EQ")]));
+            }
+        }
+    }
+    rules.insert(0, json!({"names": always, "action": ALLOW}));
+    let architectures: &[&str] = match std::env::consts::ARCH {
+        "x86_64" => &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+        "aarch64" => &["SCMP_ARCH_AARCH64"],
+        _ => &[],
+    };
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": EPERM, "architectures": architectures, "syscalls": rules,
+    })
+}
+
 /// When a call is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {

@@ -10,6 +10,7 @@
 pub(crate) mod enter;
 pub(crate) mod init;
 pub(crate) use init::write_existing;
+mod outside;
 pub(crate) mod pass;
 pub mod starter;
 pub(crate) mod sys;

@@ -18,7 +18,7 @@ use crate::exec::{ExecRecord, keeper};
 use crate::job::{CgroupJoin, Job, NamespaceKind};
 use crate::mounts;
 use crate::proc;
-use crate::record::ShimRecord;
+use crate::record::{OUTSIDE, ShimRecord};
 use crate::shim::{self, ShimArgs};
 
 /// Name of the shim's socket in the run directory.
@@ -80,13 +80,13 @@ fn answer(agent: &OwnedFd, answer: &Answer, init: Option<&OwnedFd>) {
 }
 
 /// What is open for the shim before the container's first process exists.
-struct Prepared {
-    run_dir: OwnedFd,
+pub(super) struct Prepared {
+    pub(super) run_dir: OwnedFd,
     log_dir: OwnedFd,
     socket: OwnedFd,
     cgroup: Option<OwnedFd>,
-    stdout: (OwnedFd, OwnedFd),
-    stderr: (OwnedFd, OwnedFd),
+    pub(super) stdout: (OwnedFd, OwnedFd),
+    pub(super) stderr: (OwnedFd, OwnedFd),
     /// Read and write end, where the container has a standard input and no terminal.
     stdin: Option<(OwnedFd, OwnedFd)>,
 }
@@ -103,7 +103,12 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
     rustix::fs::access(&job.shim, rustix::fs::Access::EXEC_OK)
         .map_err(|e| Failure::errno("shim", job.shim.display(), e))?;
     let prepared = prepare(job)?;
-    let result = launch(job, filter, &prepared);
+    let result =
+        match &job.outside {
+            None => launch(job, filter, &prepared),
+            Some(outside) => super::outside::launch(job, outside, &prepared)
+                .map(|(record, pidfd)| Launched { record, pidfd, terminal: None }),
+        };
     let Launched { record, pidfd, terminal } = match result {
         Ok(launched) => launched,
         Err(failure) => {
@@ -246,7 +251,7 @@ pub(crate) fn namespaces(job: &Job) -> Result<(i32, Vec<(NamespaceKind, OwnedFd)
     Ok((flags, join))
 }
 
-fn write_record(
+pub(super) fn write_record(
     job: &Job,
     filter: &[u8],
     init_pid: u32,
@@ -272,10 +277,14 @@ fn write_record(
         started_at: started_at.to_owned(),
         shim: job.shim_digest.clone(),
         contract: shim::CONTRACT,
-        extra: serde_json::Map::new(),
+        extra: job.outside.iter().map(|it| (OUTSIDE.to_owned(), it.name.clone().into())).collect(),
     };
     // What it was started as comes first: whoever finds the container by its record finds that too.
-    ExecRecord::of(job, filter).write(run_dir).and_then(|()| record.write(run_dir)).map_err(|e| {
+    let exec = match &job.outside {
+        None => ExecRecord::of(job, filter).write(run_dir),
+        Some(_) => Ok(()),
+    };
+    exec.and_then(|()| record.write(run_dir)).map_err(|e| {
         use std::error::Error;
         let cause = e.source().map_or_else(String::new, |s| format!(": {s}"));
         Failure::new("record", crate::error::FailureKind::Other, format!("{e}{cause}"))

@@ -132,6 +132,7 @@ impl Case {
             deadline: Duration::from_secs(30),
             stdin: false,
             legacy_overlay: false,
+            outside: None,
         };
         Self { dir, cgroups, uid, request, started: None }
     }

@@ -43,10 +43,35 @@ fn text(node: &Value, events: &[Value]) -> String {
         inner.field("Metadata", room(&pool["metadata"], age::bytes));
         tree.headed("Pool", str_of(&pool["name"]), inner);
     }
+    let mut runtimes = Tree::default();
+    for runtime in status["runtimes"].as_array().into_iter().flatten() {
+        runtimes.field(&str_of(&runtime["name"]), self::runtime(runtime));
+    }
+    if !runtimes.is_empty() {
+        tree.group("Runtimes", runtimes);
+    }
     let mut out = tree.render();
     conditions(&mut out, &status["conditions"], now());
     event_table(&mut out, events);
     out
+}
+
+/// `/usr/bin/crun (OCI 1.0.0 to 1.0.2-dev)`
+fn runtime(runtime: &Value) -> String {
+    if runtime["builtIn"] == true {
+        return "built in".to_owned();
+    }
+    let mut text = str_of(&runtime["path"]).to_owned();
+    for arg in runtime["args"].as_array().into_iter().flatten() {
+        text = format!("{text} {}", str_of(arg));
+    }
+    if let Some(problem) = runtime["problem"].as_str() {
+        return format!("{text} (not usable: {problem})");
+    }
+    match (runtime["features"]["ociVersionMin"].as_str(), runtime["features"]["ociVersionMax"].as_str()) {
+        (Some(least), Some(most)) => format!("{text} (OCI {least} to {most})"),
+        _ => format!("{text} (does not tell its features)"),
+    }
 }
 
 fn room(room: &Value, unit: impl Fn(u64) -> String) -> String {

@@ -9,7 +9,7 @@ use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -22,6 +22,8 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
     ("systemd-analyze", "systemd"),
+    ("runc", "runc"),
+    ("crun", "crun"),
 ];
 
 /// Runs all steps, the later ones after a failure too, and fails if one did. The tests in virtual machines, which take long, are
@@ -51,7 +53,7 @@ pub(crate) fn run() -> Result<()> {
             ],
         ),
         ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
-        ("the program under test", &["build", "-p", "stower"]),
+        ("the program under test", &["build", "-p", "stower", "-p", "stower-runtime"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
         ("hostile bytes", &["xtask", "fuzz", "15"]),
     ];
