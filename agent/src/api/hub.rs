@@ -9,10 +9,13 @@ use stower_crds::ObjectKey;
 use tokio::sync::{broadcast, watch};
 
 use super::backend::Backend;
-use crate::node::{Change, ObjectView};
+use crate::node::{Change, ObjectView, SourceRef};
 
 /// How many changes are kept.
 const KEPT: usize = 512;
+/// How many of them are kept as they are. The others are read by nobody but who is late or comes back, and wait as text: a small JSON
+/// object takes ten times as much memory as its text.
+const FRESH: usize = 32;
 
 /// One change, with what was there before it.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub(super) struct Hub {
 
 #[derive(Debug)]
 struct Kept {
-    entries: VecDeque<Arc<Entry>>,
+    entries: VecDeque<Slot>,
     /// The place of the first entry in the order of all changes ever.
     first: u64,
     /// Changes up to this version are no longer kept.
@@ -44,6 +47,56 @@ struct Kept {
     /// The version of the last change.
     last: u64,
     known: HashMap<ObjectKey, Arc<ObjectView>>,
+}
+
+/// A change that is kept.
+#[derive(Debug)]
+enum Slot {
+    Fresh(Arc<Entry>),
+    Packed { version: u64, now: Option<Arc<Packed>>, before: Option<Arc<Packed>> },
+}
+
+/// An object as text.
+#[derive(Debug)]
+struct Packed {
+    key: ObjectKey,
+    source: SourceRef,
+    text: Box<[u8]>,
+    resource_version: u64,
+}
+
+impl Packed {
+    fn of(view: &ObjectView) -> Option<Arc<Self>> {
+        let text = serde_json::to_vec(&view.object).ok()?.into_boxed_slice();
+        let (key, source) = (view.key.clone(), view.source.clone());
+        Some(Arc::new(Self { key, source, text, resource_version: view.resource_version }))
+    }
+
+    fn unpacked(&self) -> Arc<ObjectView> {
+        // It was made from a value.
+        let object = serde_json::from_slice(&self.text).unwrap_or_default();
+        let (key, source) = (self.key.clone(), self.source.clone());
+        Arc::new(ObjectView { key, source, object, resource_version: self.resource_version })
+    }
+}
+
+impl Slot {
+    fn version(&self) -> u64 {
+        match self {
+            Self::Fresh(entry) => entry.version,
+            Self::Packed { version, .. } => *version,
+        }
+    }
+
+    fn entry(&self) -> Arc<Entry> {
+        match self {
+            Self::Fresh(entry) => Arc::clone(entry),
+            Self::Packed { version, now, before } => {
+                let view = |packed: &Option<Arc<Packed>>| packed.as_ref().map(|packed| packed.unpacked());
+                Arc::new(Entry { version: *version, now: view(now), before: view(before) })
+            }
+        }
+    }
 }
 
 /// A place in the order of all changes.
@@ -115,10 +168,11 @@ impl Hub {
             }
         };
         kept.last = kept.last.max(entry.version);
-        kept.entries.push_back(Arc::new(entry));
+        kept.entries.push_back(Slot::Fresh(Arc::new(entry)));
+        kept.pack();
         if kept.entries.len() > self.limit {
             if let Some(old) = kept.entries.pop_front() {
-                kept.floor = kept.floor.max(old.version);
+                kept.floor = kept.floor.max(old.version());
             }
             kept.first += 1;
         }
@@ -136,7 +190,7 @@ impl Hub {
         if version < kept.floor {
             return Err(Gone);
         }
-        let skip = kept.entries.iter().take_while(|entry| entry.version <= version).count();
+        let skip = kept.entries.iter().take_while(|entry| entry.version() <= version).count();
         Ok(Cursor(kept.first + u64::try_from(skip).unwrap_or(0)))
     }
 
@@ -145,7 +199,7 @@ impl Hub {
         let kept = self.kept();
         let skip = from.0.checked_sub(kept.first).ok_or(Gone)?;
         let skip = usize::try_from(skip).map_err(|_| Gone)?;
-        let entries: Vec<_> = kept.entries.iter().skip(skip).take(most).cloned().collect();
+        let entries: Vec<_> = kept.entries.iter().skip(skip).take(most).map(Slot::entry).collect();
         let next = Cursor(from.0 + u64::try_from(entries.len()).unwrap_or(0));
         Ok((entries, next))
     }
@@ -162,6 +216,32 @@ impl Hub {
 }
 
 impl Kept {
+    /// Turns the entry that is no longer among the latest into text.
+    fn pack(&mut self) {
+        let Some(at) = self.entries.len().checked_sub(FRESH + 1) else { return };
+        let Slot::Fresh(entry) = &self.entries[at] else { return };
+        let entry = Arc::clone(entry);
+        // What was there before is, most often, what an earlier entry brought.
+        let packed = |view: &Arc<ObjectView>| {
+            let same = self.entries.iter().take(at).rev().find_map(|slot| match slot {
+                Slot::Packed { now: Some(now), .. }
+                    if now.resource_version == view.resource_version && now.key == view.key =>
+                {
+                    Some(Arc::clone(now))
+                }
+                _ => None,
+            });
+            same.or_else(|| Packed::of(view))
+        };
+        let (now, before) = (entry.now.as_ref().map(packed), entry.before.as_ref().map(packed));
+        let (now, before) = match (now, before) {
+            // One that cannot be text stays as it is.
+            (Some(None), _) | (_, Some(None)) => return,
+            (now, before) => (now.flatten(), before.flatten()),
+        };
+        self.entries[at] = Slot::Packed { version: entry.version, now, before };
+    }
+
     fn restart(&mut self, backend: &dyn Backend) {
         let view = backend.view();
         self.floor = view.resource_version;

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::api::tests::{Memory, container};
 
@@ -74,4 +76,37 @@ async fn changes_that_were_missed_end_every_watch() {
     assert_eq!(hub.after(150), Err(Gone));
     assert!(hub.after(199).is_ok());
     task.abort();
+}
+
+/// Far more changes than are kept as they are: all read the same, with what was there before.
+#[test]
+fn changes_that_wait_as_text_are_read_as_they_were() {
+    let memory = Memory::with(&["a", "b"]);
+    let (hub, _changes) = Hub::new(&*memory);
+    let start = hub.end();
+    let mut expected = Vec::new();
+    let (mut before, mut version) = (BTreeMap::from([("a", 1), ("b", 2)]), 2);
+    for round in 0..100 {
+        let name = if round % 3 == 0 { "b" } else { "a" };
+        version += 1;
+        let gone = round % 10 == 9;
+        let change = container(name, version);
+        let former = if gone { before.remove(name) } else { before.insert(name, version) };
+        expected.push((version, (!gone).then_some(version), former));
+        let change =
+            if gone { Change::Deleted(Arc::new(change)) } else { Change::Modified(Arc::new(change)) };
+        hub.add(change, &*memory);
+    }
+    assert!(matches!(hub.kept().entries[50], Slot::Packed { .. }), "nothing waits as text");
+    let (entries, _) = hub.read(start, 1000).unwrap();
+    let number = |view: &Option<Arc<ObjectView>>| view.as_ref().map(|view| view.resource_version);
+    for (entry, (version, now, former)) in entries.iter().zip(&expected) {
+        // What is deleted without having been there is told as it was last.
+        let former = former.or_else(|| now.is_none().then_some(*version));
+        assert_eq!((entry.version, number(&entry.now), number(&entry.before)), (*version, *now, former));
+        if let Some(view) = &entry.now {
+            let name = view.key.name.as_str();
+            assert_eq!(**view, container(name, *version), "another object");
+        }
+    }
 }
