@@ -112,6 +112,14 @@ impl Engine {
             };
             self.event(uid, type_, waits.reason.as_str(), waits.message.unwrap_or_default());
         }
+        let backs_off = |status: &ContainerStatus| {
+            waiting(status).is_some_and(|waits| waits.reason == Reason::CrashLoopBackOff)
+        };
+        if backs_off(&status) && !old.is_some_and(backs_off) {
+            // One and the same each time, so that it is counted.
+            let message = "Back-off restarting failed container".to_owned();
+            self.event(uid, EventType::Warning, "BackOff", message);
+        }
         let restarts = record.and_then(RecordState::known).map_or(0, |record| record.restart_count);
         let before = old.map_or(restarts, |old| old.restart_count);
         if restarts > before {

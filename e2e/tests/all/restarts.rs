@@ -48,6 +48,9 @@ fn always_comes_back_after_success_with_backoff_shown() -> Result<()> {
     })?;
     ensure!(item["status"]["nextRestartTime"].is_string(), "{}", item["status"]);
     ensure!(item["status"]["lastState"]["terminated"]["exitCode"] == 0, "{}", item["status"]);
+    let events = node.ok(["events"])?;
+    let told: Vec<&str> = events.lines().filter(|line| line.contains("BackOff")).collect();
+    ensure!(told.len() == 1 && told[0].contains("(x"), "not one event that is counted: {events}");
     Ok(())
 }
 
