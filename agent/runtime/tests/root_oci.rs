@@ -82,6 +82,26 @@ fn root_a_command_that_is_not_there_fails_the_create_by_its_name() {
     b.assert_nothing_left();
 }
 
+#[test]
+fn root_rootless_use_is_refused_by_name() {
+    use std::os::unix::process::CommandExt;
+    let b = Bundle::new(&["wait"]);
+    let runtime = b.file("runtime");
+    fs::copy(env!("CARGO_BIN_EXE_stower-runtime"), &runtime).unwrap();
+    let mut command = std::process::Command::new(&runtime);
+    command.arg("--root").arg(b.root()).args(["create", "--bundle", b.path(), b.id()]);
+    command.uid(65534).gid(65534);
+    // Another test's child may have the copy's descriptor for a moment.
+    let out = loop {
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            out => break out.unwrap(),
+        }
+    };
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("rootless use is not supported"), "{said}");
+}
+
 /// A bundle on a shared mount, as all are where systemd runs; seen to fail with the root's tree left a peer of the host's.
 #[test]
 fn root_a_shared_root_shows_the_host_no_mount_of_the_container() {

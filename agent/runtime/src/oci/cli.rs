@@ -266,6 +266,7 @@ pub(super) fn run(args: &Args, log: &Log) -> Result<u8> {
         ));
     }
     if matches!(args.command, Command::Create(_) | Command::Run { .. } | Command::Exec(_)) {
+        refuse_rootless()?;
         seal()?;
     }
     let store = || Store::open(&args.root);
@@ -288,6 +289,18 @@ pub(super) fn run(args: &Args, log: &Log) -> Result<u8> {
         Command::Features => print(&features::features()),
         Command::Spec { bundle } => spec(bundle),
     }
+}
+
+/// Another user's tries would fail at whatever comes first, and not say why.
+fn refuse_rootless() -> Result<()> {
+    let user = rustix::process::geteuid();
+    if !user.is_root() {
+        return Err(OciError::Usage(format!(
+            "rootless use is not supported: run it as root, not as user {}; `linux.uidMappings` keep a container's root apart from the host's",
+            user.as_raw()
+        )));
+    }
+    Ok(())
 }
 
 /// Goes on as the same program from a mount that nobody can write through: what enters a container shows its file there.
