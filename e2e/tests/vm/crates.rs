@@ -57,6 +57,11 @@ fn machine_with(package: &str, folder: &str, targets: &[&str]) -> Result<(Vm, Te
         mirror.add(&probe)?;
         compile(&probe, &mirror.place(&tests.temporary()?.join("probe"))?)?;
     }
+    // The shims of former releases.
+    let shims = cargo::checkout().join(folder).join("tests/shims");
+    if shims.exists() {
+        mirror.add(&shims)?;
+    }
     let folders = vec![("mirror".to_owned(), mirror.path().to_owned())];
     let mut vm = Vm::boot(VmOptions { folders, memory: 1536, show: true, ..VmOptions::default() })?;
     let checkout: PathBuf = cargo::checkout().join(folder);

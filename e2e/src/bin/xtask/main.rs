@@ -21,10 +21,12 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   fuzz [SECONDS]    give hostile bytes to the storage, for so long to each target (60)
   kills [--n COUNT] [--seed N]
                     kill the agent COUNT times (1000) while containers come and go, and count what is left
-  vm [--test NAME]  run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM)
+  vm [--essential | --test NAME]
+                    run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM);
+                    --essential: those that are a part of `test`
   powercut [--n COUNT] [--kills COUNT] [--driver NAME] [--seed N] [--here]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
-  oci [--vm] [NAME] run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
+  oci [--vm] [NAME]… run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
                     installed (needs Go); --vm: in a virtual machine with cgroup v2 alone, on Debian's runc and crun
   bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3
   bench --n COUNT   so many containers on one agent: rate of starts, memory, what a change costs";
@@ -52,13 +54,12 @@ fn run(args: &[&str]) -> Result<()> {
             Err(_) => bail!("{USAGE}"),
         },
         ["kills", rest @ ..] => kills::run(rest),
-        ["vm"] => vm::run(None),
-        ["vm", "--test", name] => vm::run(Some(name)),
+        ["vm"] => vm::run(&[]),
+        ["vm", "--essential"] => vm::run_essential(),
+        ["vm", "--test", name] => vm::run(&[name]),
         ["powercut", rest @ ..] => powercut::run(rest),
-        ["oci"] => oci::run(None),
-        ["oci", "--vm"] => oci::run_in_guest(None),
-        ["oci", "--vm", name] => oci::run_in_guest(Some(name)),
-        ["oci", name] => oci::run(Some(name)),
+        ["oci", "--vm", names @ ..] => oci::run_in_guest(names),
+        ["oci", names @ ..] => oci::run(names),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

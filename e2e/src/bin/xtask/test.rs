@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use stower_e2e::{process, requires};
+use stower_e2e::{process, requires, vm};
 
 use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -24,10 +24,11 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("systemd-analyze", "systemd"),
     ("runc", "runc"),
     ("crun", "crun"),
+    (vm::PROGRAM, vm::PACKAGE),
 ];
 
-/// Runs all steps, the later ones after a failure too, and fails if one did. The tests in virtual machines, which take long, are
-/// `cargo xtask vm`.
+/// Runs all steps, the later ones after a failure too, and fails if one did. Of the tests in virtual machines these are the
+/// essential ones; all of them are `cargo xtask vm`.
 pub(crate) fn run() -> Result<()> {
     requires::root()?;
     install(&PROGRAMS)?;
@@ -35,7 +36,7 @@ pub(crate) fn run() -> Result<()> {
         show(cargo().args(["install", "cargo-deny", "--locked"]))?;
     }
     let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
-    let steps: [(&str, &[&str]); 7] = [
+    let steps: [(&str, &[&str]); 8] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
@@ -55,6 +56,7 @@ pub(crate) fn run() -> Result<()> {
         ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
         ("the program under test", &["build", "-p", "stower", "-p", "stower-runtime"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
+        ("tests in virtual machines", &["xtask", "vm", "--essential"]),
         ("hostile bytes", &["xtask", "fuzz", "15"]),
     ];
     let mut failed = Vec::new();

@@ -16,8 +16,8 @@ use self::guest::Guest;
 use self::reason::Machine;
 use self::suite::{Outcome, Suite};
 
-/// Runs those whose name contains `name`, or all.
-pub(crate) fn run(name: Option<&str>) -> Result<()> {
+/// Runs those whose name contains one of `names`, or all.
+pub(crate) fn run(names: &[&str]) -> Result<()> {
     let (suite, runtime) = prepare()?;
     let mut runtimes = vec![("stower-runtime".to_owned(), runtime.display().to_string())];
     for other in ["runc", "crun"] {
@@ -25,13 +25,13 @@ pub(crate) fn run(name: Option<&str>) -> Result<()> {
             runtimes.push((other.to_owned(), path.trim().to_owned()));
         }
     }
-    table(&suite, name, &runtimes, &Machine::here(), |program, runtime| {
+    table(&suite, names, &runtimes, &Machine::here(), |program, runtime| {
         suite.one(program, Path::new(runtime))
     })
 }
 
 /// The same in a virtual machine.
-pub(crate) fn run_in_guest(name: Option<&str>) -> Result<()> {
+pub(crate) fn run_in_guest(names: &[&str]) -> Result<()> {
     requires::program(vm::PROGRAM, vm::PACKAGE)?;
     let (suite, runtime) = prepare()?;
     // What the machine is controlled by.
@@ -40,7 +40,7 @@ pub(crate) fn run_in_guest(name: Option<&str>) -> Result<()> {
     let machine = Machine::guest(&mut guest.vm)?;
     println!("Linux {}", guest.vm.release.trim());
     let runtimes = guest.runtimes()?;
-    table(&suite, name, &runtimes, &machine, |program, runtime| guest.one(program, runtime))
+    table(&suite, names, &runtimes, &machine, |program, runtime| guest.one(program, runtime))
 }
 
 fn prepare() -> Result<(Suite, PathBuf)> {
@@ -52,13 +52,14 @@ fn prepare() -> Result<(Suite, PathBuf)> {
 /// Prints how each program ends on each runtime, and fails where ours does without a known reason.
 fn table(
     suite: &Suite,
-    name: Option<&str>,
+    wanted: &[&str],
     runtimes: &[(String, String)],
     machine: &Machine,
     mut one: impl FnMut(&str, &str) -> Result<(Outcome, String)>,
 ) -> Result<()> {
-    let names: Vec<&String> = suite.programs.iter().filter(|p| name.is_none_or(|n| p.contains(n))).collect();
-    ensure!(!names.is_empty(), "no program's name contains {:?}", name.unwrap_or_default());
+    let is_wanted = |program: &&String| wanted.is_empty() || wanted.iter().any(|name| program.contains(name));
+    let names: Vec<&String> = suite.programs.iter().filter(is_wanted).collect();
+    ensure!(!names.is_empty(), "no program's name contains {}", wanted.join(" or "));
     let begin = Instant::now();
     let mut unexplained = Vec::new();
     let mut passed: BTreeMap<&str, usize> = BTreeMap::new();
