@@ -145,6 +145,8 @@ fn run(program: &str, args: &[&str]) -> String {
 }
 
 const POOL: &str = "stower-bench";
+/// Beyond those that others have.
+const MINOR: usize = 5000;
 /// 64 MiB, as the suite's base device has.
 const SECTORS: &str = "131072";
 
@@ -157,16 +159,18 @@ fn external() -> Row {
         run("losetup", &["--find", "--show", path.to_str().unwrap()])
     };
     let (data, metadata) = (device("data", 4 << 30), device("metadata", 64 << 20));
+    let major = std::fs::read_to_string("/proc/devices").unwrap();
+    let major = major.lines().find_map(|line| line.trim().strip_suffix(" device-mapper")).unwrap();
+    // Numbers of our own choice give names below /dev without udev, and without one more program.
+    let create = |name: &str, minor: usize, table: &str| {
+        run("dmsetup", &["create", name, "--major", major, "--minor", &minor.to_string(), "--table", table]);
+        format!("/dev/dm-{minor}")
+    };
     let table = format!("0 8388608 thin-pool {metadata} {data} 128 32768 1 skip_block_zeroing");
-    run("dmsetup", &["create", POOL, "--table", &table]);
-    let pool = format!("/dev/mapper/{POOL}");
+    let pool = create(POOL, MINOR, &table);
     let message = |text: &str| run("dmsetup", &["message", POOL, "0", text]);
     let name = |at: usize| format!("{POOL}-{at}");
-    let open = |at: usize| {
-        let table = format!("0 {SECTORS} thin {pool} {at}");
-        run("dmsetup", &["create", &name(at), "--table", &table]);
-        format!("/dev/mapper/{}", name(at))
-    };
+    let open = |at: usize| create(&name(at), MINOR + 1 + at, &format!("0 {SECTORS} thin {pool} {at}"));
     message("create_thin 0");
     let base = open(0);
     run("mkfs.ext4", &["-q", "-E", "nodiscard", &base]);
