@@ -232,14 +232,21 @@ impl Effects {
         self.remove_old_logs(&request);
         // A silent run is one too: without its file, `logs --previous` would tell of the run before it.
         let first = request.log_dir.join(format!("{}-0.log", wanted.run));
-        std::fs::OpenOptions::new()
+        let made = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .custom_flags(libc_nofollow())
-            .open(&first)
-            .map_err(|error| create(format!("cannot make {}: {error}", first.display())))?;
+            .open(&first);
+        match made {
+            Ok(_) => {}
+            // The shim takes the next number, and leaves alone whatever this is.
+            Err(error) if std::fs::symlink_metadata(&first).is_ok() => {
+                tracing::warn!(uid, %error, path = %first.display(), "something else stands where a log would be");
+            }
+            Err(error) => return Err(create(format!("cannot make {}: {error}", first.display()))),
+        }
         if begun.elapsed() > START_DEADLINE {
             let message = format!("its storage was not ready within {} s", START_DEADLINE.as_secs());
             return Err(Failed(FailureReason::DeadlineExceeded, message));
@@ -388,8 +395,10 @@ impl Effects {
     }
 }
 
+/// Through no link, and waiting for nobody at a fifo.
 fn libc_nofollow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("open flags fit an int")
+    i32::try_from((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits())
+        .expect("open flags fit an int")
 }
 
 fn remove_tree(path: &std::path::Path) -> Result<(), String> {

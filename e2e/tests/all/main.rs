@@ -27,6 +27,7 @@ mod lifecycle;
 mod limits;
 mod live;
 mod logs;
+mod logs_attacked;
 mod observability;
 mod probes;
 mod releases;
