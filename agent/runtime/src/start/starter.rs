@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Signal, WaitIdOptions};
+use rustix::process::{PidfdFlags, Signal, WaitIdOptions};
 
 use super::init::{self, Agent, Ends};
 use super::pass;
@@ -65,11 +65,13 @@ fn move_to_shims(groups: &CgroupJoin, agent: &OwnedFd) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let group = rustix::fs::open(group, flags, Mode::empty())?;
     match sys::clone3(libc::CLONE_PARENT, 0, Some(group.as_fd()))? {
-        Cloned::Child => Ok(()),
-        Cloned::Parent(_, pidfd) => {
-            answer(agent, &Answer::Moved, Some(&pidfd));
-            sys::exit_now(0)
+        // The clone tells it, so that nothing that it says later can come before.
+        Cloned::Child => {
+            let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+            answer(agent, &Answer::Moved, Some(&own));
+            Ok(())
         }
+        Cloned::Parent(..) => sys::exit_now(0),
     }
 }
 
