@@ -156,7 +156,14 @@ fn root_input_that_nobody_reads_waits_without_a_cost_for_others() {
     std::thread::sleep(Duration::from_secs(1));
     assert!(ticks(&case) - before < 20, "the shim spins");
     client.stream.set_nonblocking(true).unwrap();
-    let waits = client.stream.read(&mut [0]).unwrap_err();
+    // What was written since it came is before that.
+    let waits = loop {
+        match client.stream.read(&mut [0; 4096]) {
+            Ok(0) => panic!("whose input waits was cut off"),
+            Ok(_) => {}
+            Err(e) => break e,
+        }
+    };
     assert_eq!(waits.kind(), ErrorKind::WouldBlock, "whose input waits is still attached");
     // Its end frees its place.
     drop(client);

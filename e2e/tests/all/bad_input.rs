@@ -330,6 +330,7 @@ fn an_agent_without_root_is_refused() -> Result<()> {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&copy);
     command.args(node.agent_command().get_args());
+    process::without_settings(&mut command);
     let output = process::output(&mut command)?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "started without root");
