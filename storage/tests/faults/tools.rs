@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use stower_storage::testsuite::Files;
 use stower_storage::{PoolStatus, Pressure, SnapshotKey, Snapshots, detached};
 
-use crate::support::{LoopDevice, noise as any_noise, run};
+use crate::support::{LoopDevice, noise as any_noise, open, run, until};
 
 /// A line of the scoreboard.
 pub(crate) fn score(fault: &str, call: &str, gave: impl Display, begin: Instant) {
@@ -47,6 +47,18 @@ pub(crate) fn pool(store: &Snapshots) -> PoolStatus {
 
 pub(crate) fn pressure(store: &Snapshots) -> Option<Pressure> {
     pool(store).pressure
+}
+
+/// Starts until the pool is as before, as its message says to do once nothing uses it. What this process has closed may be open for a
+/// moment still in another test's child that has not become its program yet; a pool that is in use stays as it is.
+pub(crate) fn started_unused(at: &std::path::Path) -> Snapshots {
+    let mut store = None;
+    until("a start finds the pool unused", || {
+        drop(store.take());
+        store = Some(open(at, &[]).unwrap());
+        store.as_ref().and_then(pressure).is_none()
+    });
+    store.unwrap()
 }
 
 /// A word for it.
