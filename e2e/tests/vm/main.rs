@@ -1,5 +1,6 @@
 //! Tests in a machine of its own: `cargo xtask vm`, or one by its name: `cargo xtask vm --test boots`.
 
+mod benches;
 mod boots;
 mod btrfs;
 mod crates;
