@@ -53,7 +53,11 @@ fn malformed_manifests_are_refused_by_name_and_place() -> Result<()> {
 #[test]
 fn fields_that_are_not_built_yet_are_refused_by_name() -> Result<()> {
     let node = TestNode::builder().no_registry().build()?;
-    for (field, body) in [("spec.hostUsers", "  hostUsers: false\n"), ("spec.runtime", "  runtime: crun\n")] {
+    let fields = [
+        ("spec.hostUsers", "  hostUsers: false\n"),
+        ("spec.imagePullSecrets", "  imagePullSecrets: [{name: registry}]\n"),
+    ];
+    for (field, body) in fields {
         refused_with(&node, &container("a", "busybox", body), &[field, "not supported by this version"])?;
     }
     Ok(())
