@@ -465,9 +465,14 @@ fn a_secret_is_told_to_nobody() -> Result<()> {
     }
     look("the metrics", &stower_e2e::http::unix(&node.socket, "GET", "/metrics")?.body);
     look("the agent's log", &fs::read(&node.log)?);
-    // On disk they are in the ledger, which keeps what was accepted, and nowhere else but in the volume itself.
+    // On disk they are in the ledger, which keeps what was accepted; in the run root in the volume itself, and in the variables that
+    // one more process of the container gets.
     for path in all(&[&node.run, &node.data]) {
         let text = path.to_string_lossy();
+        if path.ends_with("exec.json") && path.starts_with(&node.run) {
+            ensure!(fs::metadata(&path)?.permissions().mode() & 0o077 == 0, "{text} is open to others");
+            continue;
+        }
         if !text.contains("/ledger/") && !text.contains("/volumes/v/") {
             look(&text, &fs::read(&path).unwrap_or_default());
         }
