@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                     kill the agent COUNT times (1000) while containers come and go, and count what is left
   vm [--essential | --test NAME]
                     run the tests in a virtual machine: device-mapper, cgroup v2 alone, power cuts (needs QEMU, no KVM);
-                    --essential: those that are a part of `test`
+                    --essential: those that every change should pass
   powercut [--n COUNT] [--kills COUNT] [--driver NAME] [--seed N] [--here]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
   oci [--vm] [NAME]… run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are

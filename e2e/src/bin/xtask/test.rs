@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use stower_e2e::{process, requires, vm};
+use stower_e2e::{process, requires};
 
 use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -24,11 +24,10 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("systemd-analyze", "systemd"),
     ("runc", "runc"),
     ("crun", "crun"),
-    (vm::PROGRAM, vm::PACKAGE),
 ];
 
-/// Runs all steps, the later ones after a failure too, and fails if one did. Of the tests in virtual machines these are the
-/// essential ones; all of them are `cargo xtask vm`.
+/// Runs all steps, the later ones after a failure too, and fails if one did. The tests in virtual machines are `cargo xtask vm`;
+/// `--essential` has those that every change should pass.
 pub(crate) fn run() -> Result<()> {
     requires::root()?;
     install(&PROGRAMS)?;
@@ -36,7 +35,7 @@ pub(crate) fn run() -> Result<()> {
         show(cargo().args(["install", "cargo-deny", "--locked"]))?;
     }
     let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
-    let steps: [(&str, &[&str]); 8] = [
+    let steps: [(&str, &[&str]); 7] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
@@ -56,7 +55,6 @@ pub(crate) fn run() -> Result<()> {
         ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
         ("the program under test", &["build", "-p", "stower", "-p", "stower-runtime"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
-        ("tests in virtual machines", &["xtask", "vm", "--essential"]),
         ("hostile bytes", &["xtask", "fuzz", "15"]),
     ];
     let mut failed = Vec::new();
