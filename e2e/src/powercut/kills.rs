@@ -21,7 +21,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(180);
 /// How long the power may stay, in milliseconds, after all have got somewhere.
 const WORK_TIME: u64 = 4000;
 /// How long getting somewhere may take.
-const BEGIN_LIMIT: Duration = Duration::from_secs(180);
+const BEGIN_LIMIT: Duration = Duration::from_secs(400);
 
 /// What a cut of the machine was in the middle of, and what is wrong since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

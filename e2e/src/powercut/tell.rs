@@ -2,6 +2,7 @@
 //! process to start, which in the emulator takes longer than a sync may be away.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -88,10 +89,25 @@ pub fn told(socket: &Path, must: &str) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
+/// Asks until the agent is not too busy: on a machine that is emulated, and whose disks all are at work, it has no answer for many
+/// seconds at times. What it was busy with may have been done all the same.
 fn ask(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
     let bytes = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
     let headers: &[_] = if body.is_some() { &[("content-type", "application/json")] } else { &[] };
-    let answer = http::unix_with(socket, method, path, headers, &bytes)?;
+    let mut again = false;
+    let answer = loop {
+        let answer = http::unix_with(socket, method, path, headers, &bytes)?;
+        match (method, answer.status) {
+            (_, 503) => again = true,
+            ("POST", 409) if again => {
+                let name = body.and_then(|body| body["metadata"]["name"].as_str()).context("no name")?;
+                return ask(socket, "GET", &format!("{path}/{name}"), None);
+            }
+            ("DELETE", 404) if again => return Ok(Value::Null),
+            _ => break answer,
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    };
     ensure!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.text());
     serde_json::from_slice(&answer.body).with_context(|| format!("{method} {path}: {}", answer.text()))
 }
