@@ -53,30 +53,7 @@ pub(crate) fn write_tree(tree: &OwnedFd, limits: &UnpackLimits, out: impl Write)
     // Whoever unpacks it somewhere has no such limit; paths must be reachable by us.
     let limits = UnpackLimits { max_bytes: u64::MAX, ..limits.clone() };
     let mut archive = Archive::new(&limits, out);
-    let mut todo = vec![Vec::new()];
-    while let Some(path) = todo.pop() {
-        let depth = path.iter().filter(|byte| **byte == b'/').count();
-        if path.len() > limits.max_path || depth >= limits.max_depth {
-            return Err(DiffError::refused(&path, "it is too deep, or its path too long"));
-        }
-        let Some(dir) = gone(read_dir_beneath(tree, &path), &path)? else { continue };
-        if !path.is_empty() {
-            let Some(up) = gone(read_dir_beneath(tree, split_last(&path).0), &path)? else { continue };
-            archive.entry(&path, &up, split_last(&path).1)?;
-        }
-        let mut names = names(&dir).map_err(|error| DiffError::read(&path, error))?;
-        names.sort();
-        let mut inner = Vec::new();
-        for name in names {
-            let full = join(&path, name.to_bytes());
-            match gone(stat(&dir, name.to_bytes()), &full)? {
-                Some(stat) if kind(&stat) == FileType::Directory => inner.push(full),
-                Some(_) => archive.entry(&full, &dir, name.to_bytes())?,
-                None => {}
-            }
-        }
-        todo.extend(inner.into_iter().rev());
-    }
+    archive.below(tree, b"")?;
     archive.finish()
 }
 
@@ -91,34 +68,10 @@ pub(crate) fn write_path(
     let mut archive = Archive::new(limits, out);
     let found = stat(dir, name).map_err(|error| DiffError::read(name, error))?;
     archive.entry(as_name, dir, name)?;
-    let mut todo = Vec::new();
-    let mut top = None;
-    if kind(&found) == FileType::Directory {
-        top = gone(read_dir_beneath(dir, name), name)?;
-        todo.push(Vec::new());
-    }
-    while let (Some(path), Some(top)) = (todo.pop(), &top) {
-        let depth = path.iter().filter(|byte| **byte == b'/').count();
-        if path.len() > limits.max_path || depth >= limits.max_depth {
-            return Err(DiffError::refused(&path, "it is too deep, or its path too long"));
-        }
-        let Some(dir) = gone(read_dir_beneath(top, &path), &path)? else { continue };
-        if !path.is_empty() {
-            let Some(up) = gone(read_dir_beneath(top, split_last(&path).0), &path)? else { continue };
-            archive.entry(&join(as_name, &path), &up, split_last(&path).1)?;
-        }
-        let mut names = names(&dir).map_err(|error| DiffError::read(&path, error))?;
-        names.sort();
-        let mut inner = Vec::new();
-        for name in names {
-            let full = join(&path, name.to_bytes());
-            match gone(stat(&dir, name.to_bytes()), &full)? {
-                Some(stat) if kind(&stat) == FileType::Directory => inner.push(full),
-                Some(_) => archive.entry(&join(as_name, &full), &dir, name.to_bytes())?,
-                None => {}
-            }
-        }
-        todo.extend(inner.into_iter().rev());
+    if kind(&found) == FileType::Directory
+        && let Some(top) = gone(read_dir_beneath(dir, name), name)?
+    {
+        archive.below(&top, as_name)?;
     }
     archive.finish()
 }
@@ -141,6 +94,36 @@ impl<'a, W: Write> Archive<'a, W> {
 
     fn finish(self) -> Result<(), DiffError> {
         self.writer.finish().and_then(|mut out| out.flush()).map_err(DiffError::Write)
+    }
+
+    /// All below a directory, but not itself, with `as_name` before each name: each directory, then what is in it, by the bytes of
+    /// the names.
+    fn below(&mut self, top: &OwnedFd, as_name: &[u8]) -> Result<(), DiffError> {
+        let mut todo = vec![Vec::new()];
+        while let Some(path) = todo.pop() {
+            let depth = path.iter().filter(|byte| **byte == b'/').count();
+            if path.len() > self.limits.max_path || depth >= self.limits.max_depth {
+                return Err(DiffError::refused(&path, "it is too deep, or its path too long"));
+            }
+            let Some(dir) = gone(read_dir_beneath(top, &path), &path)? else { continue };
+            if !path.is_empty() {
+                let Some(up) = gone(read_dir_beneath(top, split_last(&path).0), &path)? else { continue };
+                self.entry(&join(as_name, &path), &up, split_last(&path).1)?;
+            }
+            let mut names = names(&dir).map_err(|error| DiffError::read(&path, error))?;
+            names.sort();
+            let mut inner = Vec::new();
+            for name in names {
+                let full = join(&path, name.to_bytes());
+                match gone(stat(&dir, name.to_bytes()), &full)? {
+                    Some(stat) if kind(&stat) == FileType::Directory => inner.push(full),
+                    Some(_) => self.entry(&join(as_name, &full), &dir, name.to_bytes())?,
+                    None => {}
+                }
+            }
+            todo.extend(inner.into_iter().rev());
+        }
+        Ok(())
     }
 
     /// A whiteout or an opaque mark: an empty file that says the same on every machine.
