@@ -38,10 +38,21 @@ impl EventView {
     /// An event of a node, now.
     #[must_use]
     pub(crate) fn of_node(name: String, type_: EventType, reason: &str, message: String) -> Self {
+        Self::now(("default".to_owned(), "Node", name), type_, reason, message)
+    }
+
+    /// An event of what has this namespace, kind and name, now.
+    #[must_use]
+    pub(crate) fn now(
+        (namespace, kind, name): (String, &str, String),
+        type_: EventType,
+        reason: &str,
+        message: String,
+    ) -> Self {
         let now = Timestamp::now();
         Self {
-            namespace: "default".to_owned(),
-            kind: "Node".to_owned(),
+            namespace,
+            kind: kind.to_owned(),
             name,
             type_,
             reason: reason.to_owned(),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use stower_controllers::Run;
 use stower_crds::{ContainerSpec, LifecycleHandler, Uid};
-use stower_runtime::{ShimHandle, exec::ExecRequest};
+use stower_runtime::ShimHandle;
 
 use super::{Done, Effects};
 
@@ -70,22 +70,11 @@ impl Effects {
         command: &[String],
         left: Duration,
     ) -> Result<(), String> {
-        let request = ExecRequest {
-            args: command.to_vec(),
-            deadline: Some(left),
-            starter: self.programs.starter.clone(),
-            ..ExecRequest::default()
-        };
-        let (runtime, shim) = (self.runtime.clone(), Arc::clone(shim));
-        let ran = tokio::task::spawn_blocking(move || runtime.exec_captured(&shim, request, MAX_OUTPUT));
-        let captured = match ran.await {
-            Ok(Ok(captured)) => captured,
-            Ok(Err(error)) => return Err(super::chain(&error)),
-            Err(error) => return Err(format!("the agent failed while it ran: {error}")),
-        };
-        let said = String::from_utf8_lossy(&captured.output);
+        let ran = self.handlers.exec(shim, command, left).await;
+        let answer = ran.map_err(|error| super::chain(&error))?;
+        let said = String::from_utf8_lossy(&answer.output[..answer.output.len().min(MAX_OUTPUT)]);
         let said = if said.trim().is_empty() { String::new() } else { format!(": {}", said.trim()) };
-        match captured.exit {
+        match answer.exit {
             exit if exit.timed_out => Err(late(left) + &said),
             exit if exit.code != 0 => {
                 Err(format!("command '{}' exited with {}{said}", command.join(" "), exit.code))

@@ -224,18 +224,8 @@ impl Engine {
 
     fn event(&self, uid: &Uid, type_: EventType, reason: &str, message: String) {
         let Some(key) = self.desired.key_of(uid) else { return };
-        let now = jiff::Timestamp::now();
-        self.node.events.add(EventView {
-            namespace: key.namespace.to_string(),
-            kind: key.kind.as_str().to_owned(),
-            name: key.name.to_string(),
-            type_,
-            reason: reason.to_owned(),
-            message,
-            count: 1,
-            first_seen: now,
-            last_seen: now,
-        });
+        let of = (key.namespace.to_string(), key.kind.as_str(), key.name.to_string());
+        self.node.events.add(EventView::now(of, type_, reason, message));
     }
 
     pub(super) fn normal_event(&self, uid: &Uid, reason: &str, message: String) {

@@ -13,12 +13,12 @@ pub(crate) use copy::FromFrames;
 pub use copy::{CopyFrom, CopyTo};
 pub use look::{ProcessView, StatsView};
 
-use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use rustix::fs::OFlags;
 use stower_crds::{Kind, ObjectKey};
 use stower_runtime::{
-    Adoption, Captured, ExecError, ExecRequest, Executing, ShimHandle, adopt::ShimError, error::FailureKind,
+    Adoption, ExecError, ExecRequest, Executing, ShimHandle, adopt::ShimError, error::FailureKind,
     exec::TerminalSize, shim::frame::error_code, start::Runtime,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -132,29 +132,6 @@ impl Node {
             .map_err(|error| refusal(key, &error))
     }
 
-    /// Runs a command to its end and keeps at most `limit` bytes of what it writes, for probes and hooks.
-    ///
-    /// # Errors
-    /// See [`ExecError`].
-    pub async fn exec_captured(
-        &self,
-        container: Arc<ShimHandle>,
-        command: Vec<String>,
-        deadline: Duration,
-        limit: usize,
-    ) -> Result<Captured, ExecError> {
-        let Execs { runtime, starter, .. } = self.execs.clone();
-        let request =
-            ExecRequest { args: command, deadline: Some(deadline), starter, ..ExecRequest::default() };
-        let run = move || runtime.exec_captured(&container, request, limit);
-        match tokio::task::spawn_blocking(run).await {
-            Ok(captured) => captured,
-            Err(error) => Err(ExecError::KeeperLost(std::io::Error::other(error))),
-        }
-    }
-}
-
-impl Node {
     /// Attaches to a container's own streams.
     ///
     /// # Errors
