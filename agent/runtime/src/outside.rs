@@ -14,9 +14,8 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
@@ -24,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::proc;
+use crate::start::pidfd_of;
 
 /// Which runtime a container was started with.
 const RECORD: &str = "runtime.json";
@@ -129,14 +129,8 @@ pub enum ClearError {
 pub(crate) fn run(mut command: Command, log: Option<&Path>, limit: Duration) -> Result<(), RunError> {
     let program = PathBuf::from(command.get_program());
     let failed = |source| RunError::Spawn { program: program.clone(), source };
-    let mut child = command.spawn().map_err(failed)?;
-    let pidfd = pidfd(&child).map_err(failed)?;
-    if !proc::wait(&pidfd, Some(limit)).map_err(failed)? {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(RunError::Timeout(limit));
-    }
-    let status = child.wait().map_err(failed)?;
+    let child = command.spawn().map_err(failed)?;
+    let status = end_of(child, &program, limit)?;
     if status.success() {
         return Ok(());
     }
@@ -144,10 +138,16 @@ pub(crate) fn run(mut command: Command, log: Option<&Path>, limit: Duration) -> 
     Err(RunError::Failed(format!("{said} ({status})")))
 }
 
-fn pidfd(child: &std::process::Child) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+/// How a command has ended, which is killed after so long.
+fn end_of(mut child: Child, program: &Path, limit: Duration) -> Result<ExitStatus, RunError> {
+    let failed = |source| RunError::Spawn { program: program.to_owned(), source };
+    let pidfd = pidfd_of(&child).map_err(failed)?;
+    if !proc::wait(&pidfd, Some(limit)).map_err(failed)? {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(RunError::Timeout(limit));
+    }
+    child.wait().map_err(failed)
 }
 
 /// What a runtime's log says last of errors, as JSON lines or as text.
@@ -199,13 +199,7 @@ pub fn features(program: &Path, limit: Duration) -> Result<serde_json::Value, Ru
         let mut bytes = Vec::new();
         out.map(|out| out.take(MAX_READ).read_to_end(&mut bytes)).transpose().map(|_| bytes)
     });
-    let pidfd = pidfd(&child).map_err(failed)?;
-    if !proc::wait(&pidfd, Some(limit)).map_err(failed)? {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(RunError::Timeout(limit));
-    }
-    let status = child.wait().map_err(failed)?;
+    let status = end_of(child, program, limit)?;
     if !status.success() {
         return Err(RunError::Failed(format!("it has no command `features` ({status})")));
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use super::{ExecExit, ExecJob};
@@ -139,12 +139,10 @@ fn launch(
             let entry = Entry { init: init.as_fd(), root, groups: &job.cgroup, namespaces };
             let result = enter::enter(&job.process, &entry, &inner)
                 .and_then(|()| enter::become_guest(&job.process, filter, &mut guest));
-            if let Err(failure) = result
-                && let Ok(bytes) = serde_json::to_vec(&failure)
-            {
-                let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
+            match result {
+                Ok(never) => match never {},
+                Err(failure) => pass::fail(&inner, &failure),
             }
-            sys::exit_now(255)
         }
     };
     drop((inner, stdio));

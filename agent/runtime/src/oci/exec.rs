@@ -20,6 +20,7 @@ use crate::job::{self, CgroupJoin, Process};
 use crate::seccomp::spec::SpecFilter;
 use crate::start::enter::{self, Entry, Guest};
 use crate::start::init::Finish;
+use crate::start::pass;
 use crate::start::starter;
 use crate::start::sys::{self, Cloned, SignalMask};
 use crate::start::terminal::{self, TerminalSize};
@@ -235,12 +236,10 @@ fn launch(
                 listener_state: Vec::new(),
             };
             let result = run(&mut join, init_fd, &root, &inner);
-            if let Err(failure) = result
-                && let Ok(bytes) = serde_json::to_vec(&failure)
-            {
-                let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
+            match result {
+                Ok(()) => sys::exit_now(255),
+                Err(failure) => pass::fail(&inner, &failure),
             }
-            sys::exit_now(255)
         }
     };
     drop((inner, console, root));

@@ -171,7 +171,7 @@ impl Starter {
     }
 }
 
-fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     // Not reaped yet, so the number cannot be another process's.
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)

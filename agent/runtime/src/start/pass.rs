@@ -9,6 +9,9 @@ use rustix::net::{
     SendFlags,
 };
 
+use super::sys;
+use crate::error::Failure;
+
 /// One message with one descriptor.
 pub(crate) fn send_fd(socket: &OwnedFd, text: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -17,6 +20,14 @@ pub(crate) fn send_fd(socket: &OwnedFd, text: &[u8], fd: BorrowedFd<'_>) -> Resu
     control.push(SendAncillaryMessage::ScmRights(&fds));
     rustix::net::sendmsg(socket, &[std::io::IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// In a clone: tells its maker what went wrong, and ends.
+pub(crate) fn fail(socket: &OwnedFd, failure: &Failure) -> ! {
+    if let Ok(bytes) = serde_json::to_vec(failure) {
+        let _ = rustix::net::send(socket, &bytes, SendFlags::NOSIGNAL);
+    }
+    sys::exit_now(255)
 }
 
 /// One message of at most 64 KiB, with a descriptor if one came along. Empty is the end.

@@ -204,10 +204,7 @@ fn launch(job: &Job, filter: &[u8], prepared: &Prepared) -> Result<Launched, Fai
                 join: &join,
             };
             let failure = init::run(job, filter, &mut Agent { ends, blocks, null: None, slave: None });
-            if let Ok(bytes) = serde_json::to_vec(&failure) {
-                let _ = rustix::net::send(&inner, &bytes, SendFlags::NOSIGNAL);
-            }
-            sys::exit_now(255);
+            pass::fail(&inner, &failure)
         }
     };
     drop(inner);

@@ -74,44 +74,28 @@ pub(crate) fn mount_setattr(
     clear: u64,
     propagation: u64,
 ) -> io::Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        attr_set: u64,
-        attr_clr: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    const AT_RECURSIVE: libc::c_int = 0x8000;
-    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
-    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is an empty C string, the structure lives through the call and has the size given.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    })?;
-    Ok(())
+    set_attributes(fd, recursive, &MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 })
 }
 
 /// Gives a detached mount, or all of a tree, the ids of a user namespace.
 #[cfg(feature = "cli")]
 pub(crate) fn mount_idmap(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        attr_set: u64,
-        attr_clr: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
     const IDMAP: u64 = 0x10_0000;
-    const AT_RECURSIVE: libc::c_int = 0x8000;
     let userns_fd = u64::from(namespace.as_raw_fd().cast_unsigned());
-    let attr = MountAttr { attr_set: IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set_attributes(fd, recursive, &MountAttr { attr_set: IDMAP, attr_clr: 0, propagation: 0, userns_fd })
+}
+
+/// What `mount_setattr(2)` takes.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
+    const AT_RECURSIVE: libc::c_int = 0x8000;
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, the structure lives through the call and has the size given.
     check(unsafe {
@@ -120,7 +104,7 @@ pub(crate) fn mount_idmap(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursi
             fd.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     })?;
