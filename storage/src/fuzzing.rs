@@ -86,6 +86,8 @@ pub fn layer(data: &[u8]) {
     if read(&archive, &limits).is_err() && how & 2 == 0 {
         return;
     }
+    // As the thread that unpacks has it.
+    crate::snapshots::own_umask().unwrap();
     let place = Place::new();
     let stream =
         |archive: &[u8]| Stream::open(&mut blob(archive.to_vec(), Compression::None), &limits).unwrap();

@@ -24,6 +24,8 @@ mod unpack;
 use index::Index;
 pub use select::{Chosen, DRIVERS, OpenError, PassedOver, Selection};
 pub use unpack::UnpackError;
+#[cfg(feature = "fuzzing")]
+pub(crate) use unpack::own_umask;
 
 /// The store of layers and snapshots. Shared by all threads; every call blocks on the disk.
 #[derive(Debug)]

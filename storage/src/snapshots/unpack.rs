@@ -318,7 +318,7 @@ impl Job<'_> {
 
 /// This thread's own mode creation mask, so that modes are as the layer says. The mask belongs to the process unless a
 /// thread asks for its own (unshare(2), `CLONE_FS`).
-fn own_umask() -> io::Result<()> {
+pub(crate) fn own_umask() -> io::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
     rustix::process::umask(rustix::fs::Mode::empty());
     Ok(())

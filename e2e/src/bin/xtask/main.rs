@@ -18,7 +18,8 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
   test              install what the tests need, then run every check and every test
-  fuzz [SECONDS]    give hostile bytes to the storage, for so long to each target (60)
+  fuzz [SECONDS]    give hostile bytes to the storage, for so long to each target (60); --repeatable: the same ones
+                    each time
   kills [--n COUNT] [--seed N]
                     kill the agent COUNT times (1000) while containers come and go, and count what is left
   vm [--essential | --test NAME]
@@ -48,9 +49,10 @@ fn run(args: &[&str]) -> Result<()> {
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
         ["test"] => test::run(),
-        ["fuzz"] => fuzz::run(60),
+        ["fuzz"] => fuzz::run(fuzz::Search::Seconds(60)),
+        ["fuzz", "--repeatable"] => fuzz::run(fuzz::Search::Repeatable(1500)),
         ["fuzz", seconds] => match seconds.parse() {
-            Ok(seconds) => fuzz::run(seconds),
+            Ok(seconds) => fuzz::run(fuzz::Search::Seconds(seconds)),
             Err(_) => bail!("{USAGE}"),
         },
         ["kills", rest @ ..] => kills::run(rest),

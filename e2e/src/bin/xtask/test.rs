@@ -55,7 +55,7 @@ pub(crate) fn run() -> Result<()> {
         ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
         ("the program under test", &["build", "-p", "stower", "-p", "stower-runtime"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
-        ("hostile bytes", &["xtask", "fuzz", "15"]),
+        ("hostile bytes", &["xtask", "fuzz", "--repeatable"]),
     ];
     let mut failed = Vec::new();
     for (name, args) in steps {
