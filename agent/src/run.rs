@@ -53,12 +53,15 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     options.driver_options = fixed.storage_opts.clone();
     options.registry.insecure = config.insecure_registries.clone();
     options.unpack_limits = config.unpack_limits.clone();
-    let storage = stower_storage::Storage::open(options)?;
     let cgroups = stower_runtime::cgroup::Cgroups::detect(
         &instance,
         fixed.cgroup_parent.as_deref().map(std::path::Path::new),
     )?;
-    crate::rootfs::thaw_all(&cgroups);
+    let thawed = std::thread::spawn({
+        let cgroups = cgroups.clone();
+        move || crate::rootfs::thaw_all(&cgroups)
+    });
+    let storage = stower_storage::Storage::open(options)?;
     let runtime = stower_runtime::start::Runtime::new()?;
     let programs = joined(programs).with_context(|| format!("cannot write programs to {}", bin.display()))?;
 
@@ -102,6 +105,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let node = Arc::new(node);
     let mut engine =
         Engine::load(Arc::clone(&node), Arc::clone(&effects), configured.settings.clone(), &syncer)?;
+    joined(thawed);
     engine.observe();
 
     let (updates, changed) = mpsc::unbounded_channel();

@@ -9,7 +9,8 @@ use crate::tools::{mode, mount, noise, parameter, pool, pressure, put, read, rea
 
 const FAULT: &str = "metadata full";
 
-/// Somebody's pool with 512 KiB of metadata.
+/// Somebody's pool with 1 MiB of metadata: a tenth of it is more than one container's writes take at once, so that the
+/// moment in which it is low cannot be missed.
 struct Given {
     name: &'static str,
     data: LoopDevice,
@@ -18,7 +19,7 @@ struct Given {
 
 impl Given {
     fn new(name: &'static str) -> Self {
-        let it = Self { name, data: LoopDevice::new(1 << 30), metadata: LoopDevice::new(512 << 10) };
+        let it = Self { name, data: LoopDevice::new(1 << 30), metadata: LoopDevice::new(1 << 20) };
         it.make();
         it
     }
@@ -56,7 +57,7 @@ fn root_metadata_are_full() {
     put(&reading, "kept", 7, 1 << 20).unwrap();
 
     // Each that writes needs tables of its own.
-    let writers: Vec<SnapshotKey> = (0..64).map(|n| key(&format!("w{n}"))).collect();
+    let writers: Vec<SnapshotKey> = (0..200).map(|n| key(&format!("w{n}"))).collect();
     for key in &writers {
         store.prepare(key, Some(&base)).unwrap();
     }

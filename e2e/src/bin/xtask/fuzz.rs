@@ -52,7 +52,10 @@ pub(crate) fn run(search: Search) -> Result<()> {
             }
             Search::Repeatable(inputs) => {
                 let scratch = tempfile::tempdir().context("cannot make a directory for what is found")?;
-                command.args([scratch.path(), &kept]).arg("--").args(["-seed=1".to_owned(), format!("-runs={inputs}")]);
+                command
+                    .args([scratch.path(), &kept])
+                    .arg("--")
+                    .args(["-seed=1".to_owned(), format!("-runs={inputs}")]);
                 scratches.push(scratch);
             }
         }

@@ -60,6 +60,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["vm", "--essential"] => vm::run_essential(),
         ["vm", "--test", name] => vm::run(&[name]),
         ["powercut", rest @ ..] => powercut::run(rest),
+        ["oci", "--podman"] => oci::podman::run(),
         ["oci", "--vm", names @ ..] => oci::run_in_guest(names),
         ["oci", names @ ..] => oci::run(names),
         ["bench", rest @ ..] => bench::run(rest),

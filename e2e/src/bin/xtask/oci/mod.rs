@@ -2,6 +2,7 @@
 //! installed; with `--vm` in a virtual machine, on Debian's runc and crun too.
 
 mod guest;
+pub(crate) mod podman;
 mod reason;
 mod suite;
 
