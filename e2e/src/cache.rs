@@ -49,7 +49,12 @@ pub struct Lock(#[expect(dead_code, reason = "the lock is held by the open descr
 
 /// Waits for the cache's lock.
 pub fn lock() -> Result<Lock> {
-    let path = root()?.join("lock");
+    lock_of("lock")
+}
+
+/// Waits for a lock of its own, for what takes many minutes to make and need not hold up the rest.
+pub fn lock_of(name: &str) -> Result<Lock> {
+    let path = root()?.join(name);
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
         .with_context(|| format!("lock {}", path.display()))?;

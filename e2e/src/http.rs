@@ -1,12 +1,15 @@
-//! A small HTTP/1.1 client: one request a connection, over TCP or a unix socket.
+//! A small HTTP/1.1 client: one request a connection, over TCP, TLS or a unix socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,6 +43,34 @@ pub fn tcp(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body:
     stream.set_write_timeout(Some(TIMEOUT))?;
     exchange(stream, host, method, path, headers, body)
         .with_context(|| format!("{method} http://{host}{path}"))
+}
+
+/// A request to `https://host:port` of a server whose certificate, or that of its authority, is in the file `authority`.
+pub fn tls(
+    host: &str,
+    authority: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(authority)
+        .with_context(|| format!("read the certificates in {}", authority.display()))?
+    {
+        roots.add(certificate?)?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned();
+    let connection = ClientConnection::new(Arc::new(config), ServerName::try_from(name)?)?;
+    let stream = TcpStream::connect(host).with_context(|| format!("connect to {host}"))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    exchange(StreamOwned::new(connection, stream), host, method, path, headers, body)
+        .with_context(|| format!("{method} https://{host}{path}"))
 }
 
 /// A request on a unix socket.

@@ -17,6 +17,7 @@
 pub mod cache;
 pub mod cargo;
 pub mod catalog;
+pub mod cluster;
 pub mod debian;
 pub mod dm;
 pub mod footprint;
@@ -24,6 +25,7 @@ pub mod http;
 pub mod image;
 pub mod kills;
 pub mod log_writes;
+pub mod netns;
 pub mod node;
 pub mod powercut;
 pub mod process;
@@ -37,8 +39,10 @@ pub mod vm;
 pub mod wait;
 
 pub use catalog::Catalog;
+pub use cluster::Cluster;
 pub use footprint::Footprint;
 pub use image::{Compression, Image, ImageBuilder};
+pub use netns::NetworkNamespace;
 pub use node::{NodeBuilder, Output, TestNode};
 pub use pty::Pty;
 pub use registry::Registry;

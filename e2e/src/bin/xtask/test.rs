@@ -1,15 +1,17 @@
 //! `cargo xtask test`: every check and every test, and what they need.
 
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use stower_e2e::cluster::programs;
 use stower_e2e::{process, requires};
 
 use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -24,7 +26,12 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("systemd-analyze", "systemd"),
     ("runc", "runc"),
     ("crun", "crun"),
+    ("openssl", "openssl"),
+    ("ip", "iproute2"),
 ];
+
+/// The step that needs Kubernetes.
+const CLUSTER: &str = "tests on Kubernetes";
 
 /// Runs all steps, the later ones after a failure too, and fails if one did. The tests in virtual machines are `cargo xtask vm`;
 /// `--essential` has those that every change should pass.
@@ -35,7 +42,9 @@ pub(crate) fn run() -> Result<()> {
         show(cargo().args(["install", "cargo-deny", "--locked"]))?;
     }
     let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
-    let steps: [(&str, &[&str]); 7] = [
+    // Kubernetes takes ten minutes the first time; it is built behind everything else, and its tests come last.
+    let kubernetes = std::thread::spawn(programs::prepare);
+    let steps: [(&str, &[&str]); 8] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
@@ -56,12 +65,15 @@ pub(crate) fn run() -> Result<()> {
         ("the program under test", &["build", "-p", "stower", "-p", "stower-runtime"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
         ("hostile bytes", &["xtask", "fuzz", "--repeatable"]),
+        (CLUSTER, &["test", "-p", "stower-e2e", "--test", "cluster", "--", "--test-threads", "2"]),
     ];
+    let mut kubernetes = Some(kubernetes);
     let mut failed = Vec::new();
     for (name, args) in steps {
         println!("== {name}: cargo {}", args.join(" "));
         let start = Instant::now();
-        let done = show(cargo().args(args));
+        let built = if name == CLUSTER { kubernetes.take().map_or(Ok(()), wait_for_build) } else { Ok(()) };
+        let done = built.and_then(|()| show(cargo().args(args)));
         println!(
             "== {name}: {} after {} s",
             if done.is_ok() { "done" } else { "FAILED" },
@@ -73,4 +85,12 @@ pub(crate) fn run() -> Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+fn wait_for_build(build: JoinHandle<Result<()>>) -> Result<()> {
+    let built = build.join().unwrap_or_else(|_| bail!("the build of Kubernetes panicked"));
+    if let Err(error) = &built {
+        println!("{error:#}");
+    }
+    built
 }

@@ -1,0 +1,6 @@
+//! Tests on a real Kubernetes, one behaviour each: `cargo test -p stower-e2e --test cluster -- harness::`.
+//!
+//! The first use builds Kubernetes; `../../README.md` has what that takes.
+
+mod harness;
+mod kinds;
