@@ -56,7 +56,7 @@ pub struct DataContainerSpec {
 /// A volume of a DataContainer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("!self.mountPath.split('/').exists(part, part == '..')", "mountPath must not contain '..'"))]
+#[x_kube(validation = ("!self.mountPath.matches('(^|/)[.][.](/|$)')", "mountPath must not contain '..'"))]
 #[x_kube(validation = ("!self.mountPath.matches('//|/[.](/|$)|./$')", "mountPath must be written without '//', '/./' and a '/' at its end: the data is found by it"))]
 #[x_kube(validation = ("!has(self.capacity) || quantity(string(self.capacity)).isGreaterThan(quantity('0'))", "capacity must be above 0"))]
 #[x_kube(validation = ("!has(self.volume) || !(has(self.capacity) || has(self.owner) || has(self.mode))", "capacity, owner and mode are those of the Volume that is named"))]

@@ -71,20 +71,20 @@ pub(super) fn check(object: &Value, errors: &mut Errors) {
     let here = Path::Field(&root, "metadata");
     let text = |name: &str| metadata.get(name).and_then(Value::as_str);
     if let Some(Err(error)) = text("name").map(Name::new) {
-        errors.push(Path::Field(&here, "name"), error.to_string());
+        errors.also(Path::Field(&here, "name"), error.to_string());
     }
     if let Some(Err(error)) = text("namespace").map(Namespace::new) {
-        errors.push(Path::Field(&here, "namespace"), error.to_string());
+        errors.also(Path::Field(&here, "namespace"), error.to_string());
     }
     if let Some(Err(error)) = text("uid").map(crate::Uid::new) {
-        errors.push(Path::Field(&here, "uid"), error.to_string());
+        errors.also(Path::Field(&here, "uid"), error.to_string());
     }
     let entries = |name: &str| metadata.get(name).and_then(Value::as_object).into_iter().flatten();
     let labels = Path::Field(&here, "labels");
     for (key, value) in entries("labels") {
         check_key(key, labels, errors);
         if !value.as_str().is_some_and(|value| value.is_empty() || is_label_part(value)) {
-            errors.push(
+            errors.also(
                 Path::Field(&labels, key),
                 "must be at most 63 letters, digits, '-', '_' or '.', starting and ending with a letter or digit"
                     .to_owned(),
@@ -109,7 +109,7 @@ fn check_key(key: &str, path: Path<'_>, errors: &mut Errors) {
         None => (None, key),
     };
     if !is_label_part(name) || prefix.is_some_and(|prefix| Name::new(prefix).is_err()) {
-        errors.push(
+        errors.also(
             Path::Field(&path, key),
             "must be a key such as \"name\" or \"example.com/name\": at most 63 letters, digits, '-', '_' or '.' after the '/'"
                 .to_owned(),

@@ -161,10 +161,12 @@ pub fn admit(mut value: Value, context: &AdmitContext<'_>) -> Result<Object, Vec
     let mut errors = Errors::default();
     schema.check(&value, Path::Root, &mut errors);
     metadata::check(&value, &mut errors);
+    let old = context.old.map(Object::to_value);
+    if !errors.is_blocking() {
+        rules::check(kind, &value, old.as_ref(), &mut errors);
+    }
     errors.check()?;
 
-    let old = context.old.map(Object::to_value);
-    rules::check(kind, &value, old.as_ref())?;
     if kind.is_core() {
         let refused = config::finish(kind, &mut value, old.as_ref());
         if !refused.is_empty() {

@@ -2,10 +2,10 @@
 
 use std::sync::LazyLock;
 
-use kube_cel::{CompiledSchema, Validator, compile_schema};
+use kube_cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
 use serde_json::Value;
 
-use super::FieldError;
+use super::{FieldError, schema::Errors};
 use crate::{Kind, crd};
 
 /// The rules of a kind; a kind of `core/v1` has none.
@@ -28,19 +28,32 @@ thread_local! {
 }
 
 /// Evaluates all rules on an object that the schema accepts; those with `oldSelf` only when there is an old one.
-pub(super) fn check(kind: Kind, value: &Value, old: Option<&Value>) -> Result<(), Vec<FieldError>> {
-    let Some(rules) = compiled(kind) else { return Ok(()) };
+pub(super) fn check(kind: Kind, value: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let Some(rules) = compiled(kind) else { return };
     let verdict = VALIDATOR.with(|validator| validator.validate_compiled(rules, value, old));
-    verdict.map_err(|errors| {
-        let told = |error: kube_cel::ValidationError| FieldError {
-            path: error.field_path,
-            message: error.message,
-            location: None,
+    let mut found = verdict.err().map_or_else(Vec::new, kube_cel::ValidationErrors::into_vec);
+    // Fields are gone through in no order.
+    found.sort_by(|one, other| one.field_path.cmp(&other.field_path));
+    for error in found {
+        let message = match error.kind {
+            // It compares what is not even an amount or a duration, which is told at that place.
+            ErrorKind::EvaluationError => match message_of(crd::schema(kind), &error.rule) {
+                Some(message) => format!("cannot be checked before its values are right: {message}"),
+                None => error.message,
+            },
+            _ => error.message,
         };
-        let mut errors: Vec<FieldError> = errors.into_vec().into_iter().map(told).collect();
-        // Fields are gone through in no order.
-        errors.sort_by(|one, other| one.path.cmp(&other.path));
-        errors
+        errors.add(FieldError { path: error.field_path, message, location: None });
+    }
+}
+
+/// What a rule says when it does not hold.
+fn message_of<'a>(schema: &'a Value, rule: &str) -> Option<&'a str> {
+    let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+    let own = rules.filter(|it| it["rule"] == rule).find_map(|it| it["message"].as_str());
+    own.or_else(|| {
+        let properties = schema["properties"].as_object().into_iter().flatten().map(|(_, child)| child);
+        properties.chain(schema.get("items")).find_map(|child| message_of(child, rule))
     })
 }
 

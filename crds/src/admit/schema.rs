@@ -36,18 +36,37 @@ impl fmt::Display for Path<'_> {
 
 /// What is wrong with a document so far.
 #[derive(Default)]
-pub(super) struct Errors(Vec<FieldError>);
+pub(super) struct Errors {
+    found: Vec<FieldError>,
+    blocking: bool,
+}
 
 impl Errors {
+    /// An error after which no rule is asked: the object is not of the shape that rules are written for. An API server
+    /// draws the line at the same place (`hasBlockingErr`): wrong types and unknown words, what is missing, what is too long.
     pub(super) fn push(&mut self, path: Path<'_>, message: String) {
-        if self.0.len() < MAX_ERRORS {
-            self.0.push(FieldError { path: path.to_string(), message, location: None });
+        self.blocking = true;
+        self.also(path, message);
+    }
+
+    /// An error beside which the rules are asked too.
+    pub(super) fn also(&mut self, path: Path<'_>, message: String) {
+        self.add(FieldError { path: path.to_string(), message, location: None });
+    }
+
+    pub(super) fn add(&mut self, error: FieldError) {
+        if self.found.len() < MAX_ERRORS {
+            self.found.push(error);
         }
+    }
+
+    pub(super) fn is_blocking(&self) -> bool {
+        self.blocking
     }
 
     /// Ends a step: what it found, if it found anything.
     pub(super) fn check(self) -> Result<(), Vec<FieldError>> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
+        if self.found.is_empty() { Ok(()) } else { Err(self.found) }
     }
 }
 
@@ -87,6 +106,13 @@ impl Type {
 
 fn as_integer(value: &Value) -> Option<i64> {
     value.as_i64()
+}
+
+/// The whole number that is meant, where a fraction or an exponent is written and JSON's numbers are still exact.
+#[expect(clippy::cast_possible_truncation, reason = "it is whole, and within 53 bits")]
+fn whole(number: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_991.0;
+    (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
 }
 
 /// A schema node.
@@ -162,7 +188,13 @@ impl Schema {
             allowed: strings("enum"),
             pattern,
             length: (size("minLength", 0)?, size("maxLength", usize::MAX)?),
-            range: (number("minimum", i64::MIN)?, number("maximum", i64::MAX)?),
+            range: match text("format") {
+                Some("int32") => (
+                    number("minimum", i32::MIN.into())?.max(i32::MIN.into()),
+                    number("maximum", i32::MAX.into())?.min(i32::MAX.into()),
+                ),
+                _ => (number("minimum", i64::MIN)?, number("maximum", i64::MAX)?),
+            },
             count: (
                 size("minItems", 0)?.max(size("minProperties", 0)?),
                 size("maxItems", usize::MAX)?.min(size("maxProperties", usize::MAX)?),
@@ -211,13 +243,20 @@ impl Schema {
         }
     }
 
-    /// Fills in what the document does not say.
+    /// Makes of a document what an API server makes of it before it looks: a field that is `null` says nothing, a whole
+    /// number may be written as `1.0`, and what is not said is filled in.
     pub(super) fn fill(&self, value: &mut Value) {
         match value {
+            Value::Number(number) if matches!(self.kind, Type::Integer | Type::IntOrString) => {
+                if let Some(whole) = number.as_f64().filter(|_| !number.is_i64()).and_then(whole) {
+                    *value = whole.into();
+                }
+            }
             Value::Object(map) => {
+                map.retain(|name, value| !(value.is_null() && self.properties.contains_key(name)));
                 for (name, property) in &self.properties {
                     if let Some(default) = &property.default
-                        && map.get(name).is_none_or(Value::is_null)
+                        && !map.contains_key(name)
                     {
                         map.insert(name.clone(), default.clone());
                     }
@@ -255,9 +294,9 @@ impl Schema {
                 if let Some(number) = as_integer(other) {
                     let (min, max) = self.range;
                     if number < min {
-                        errors.push(path, format!("must be {min} or more, not {number}"));
+                        errors.also(path, format!("must be {min} or more, not {number}"));
                     } else if number > max {
-                        errors.push(path, format!("must be {max} or less, not {number}"));
+                        errors.also(path, format!("must be {max} or less, not {number}"));
                     }
                 }
             }
@@ -296,13 +335,15 @@ impl Schema {
                 .iter()
                 .map(|name| value.get(name).map(Value::to_string).unwrap_or_default())
                 .collect();
-            if let Some(first) = seen.insert(key, at) {
+            let (first, again) = *seen.entry(key).and_modify(|(_, again)| *again += 1).or_insert((at, 0));
+            // The second of several tells of all, as it does on a server.
+            if again == 1 {
                 let names: Vec<String> = self
                     .keys
                     .iter()
                     .map(|name| format!("{name} {}", show(&value.get(name).cloned().unwrap_or_default())))
                     .collect();
-                errors.push(
+                errors.also(
                     Path::Index(&path, at),
                     format!("duplicate of item {first}: {} is there twice", names.join(", ")),
                 );
@@ -315,7 +356,7 @@ impl Schema {
         if count > max {
             errors.push(path, format!("too many: {count} {what}, at most {max} are allowed"));
         } else if count < min {
-            errors.push(path, format!("too few: {count} {what}, at least {min} must be there"));
+            errors.also(path, format!("too few: {count} {what}, at least {min} must be there"));
         }
     }
 
@@ -343,15 +384,15 @@ impl Schema {
             return errors.push(path, format!("too long: {length} characters, at most {max} are allowed"));
         }
         if length < min {
-            return errors.push(path, "must not be empty".to_owned());
+            return errors.also(path, "must not be empty".to_owned());
         }
         if text.contains('\0') {
-            return errors.push(path, "must not contain a NUL character".to_owned());
+            return errors.also(path, "must not contain a NUL character".to_owned());
         }
         let Some((regex, pattern)) = &self.pattern else { return };
         if !regex.is_match(text) {
             let why = crd::explain(pattern).unwrap_or_else(|| format!("must match '{pattern}'"));
-            return errors.push(path, format!("{why}, not {}", shown()));
+            return errors.also(path, format!("{why}, not {}", shown()));
         }
         let refused = match pattern.as_str() {
             Quantity::PATTERN => Quantity::from_str(text).err().map(|error| error.to_string()),
@@ -359,7 +400,7 @@ impl Schema {
             _ => None,
         };
         if let Some(why) = refused {
-            errors.push(path, format!("{why}, not {}", shown()));
+            errors.also(path, format!("{why}, not {}", shown()));
         }
     }
 }

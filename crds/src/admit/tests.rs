@@ -166,6 +166,51 @@ fn rules_give_their_messages() {
 
 mod kinds;
 
+/// As an API server does it: see `a_field_that_is_null_says_nothing` of the cluster's tests for the same from a real one.
+#[test]
+fn a_field_that_is_null_says_nothing() {
+    let null = json!({ "args": null, "restartPolicy": null, "restart": { "backoff": { "max": null } } });
+    assert_eq!(accept(&null), accept(&json!({ "restart": { "backoff": {} } })));
+    assert_eq!(verdict(&json!({ "image": null })), ["spec.image: is required"]);
+    assert_eq!(
+        verdict(&json!({ "args": [null] })),
+        ["spec.args[0]: must be a string, not null (leave the field out)"]
+    );
+    assert_eq!(verdict(&json!({ "argz": null })), ["spec.argz: unknown field, did you mean \"args\"?"]);
+}
+
+#[test]
+fn a_whole_number_is_an_integer_however_it_is_written() {
+    let one = |number: Value| json!({ "terminationGracePeriodSeconds": number });
+    assert_eq!(accept(&one(json!(3e1))), accept(&one(json!(30))));
+    assert_eq!(
+        verdict(&one(json!(0.5))),
+        ["spec.terminationGracePeriodSeconds: must be an integer, not the number 0.5"]
+    );
+    assert_eq!(verdict(&one(json!(1e19))).len(), 1);
+}
+
+/// What is of the right type but wrong otherwise is told together with the rules that do not hold; else rules are not asked.
+#[test]
+fn rules_are_asked_beside_errors_of_values() {
+    let both = json!({ "restart": { "maxRetries": -1 } });
+    assert_eq!(
+        verdict(&both),
+        [
+            "spec.restart.maxRetries: must be 0 or more, not -1",
+            "spec: restart.maxRetries needs restartPolicy OnFailure",
+        ]
+    );
+    let blocked = json!({ "restart": { "maxRetries": 1 }, "args": 5 });
+    assert_eq!(verdict(&blocked), ["spec.args: must be a list, not the number 5"]);
+}
+
+#[test]
+fn the_second_of_several_equal_keys_tells_of_all() {
+    let env = json!({ "env": [{ "name": "A" }, { "name": "A" }, { "name": "A" }, { "name": "B" }] });
+    assert_eq!(verdict(&env), ["spec.env[1]: duplicate of item 0: name \"A\" is there twice"]);
+}
+
 #[test]
 fn node_name_is_set_once() {
     let context = |old| AdmitContext { old, ..AdmitContext::default() };

@@ -61,7 +61,7 @@ impl InlineVolume {
 /// A file or directory of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("!self.path.split('/').exists(part, part == '..')", "path must not contain '..'"))]
+#[x_kube(validation = ("!self.path.matches('(^|/)[.][.](/|$)')", "path must not contain '..'"))]
 pub struct HostPathVolumeSource {
     /// Absolute path on the host, without `..`.
     pub path: String,
@@ -165,7 +165,7 @@ pub struct SecretVolumeSource {
 /// A key and the file for its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("!self.path.startsWith('/') && !self.path.split('/').exists(part, part == '..')", "path must be relative and must not contain '..'"))]
+#[x_kube(validation = ("!self.path.matches('^/|(^|/)[.][.](/|$)')", "path must be relative and must not contain '..'"))]
 pub struct KeyToPath {
     /// The key.
     pub key: String,
@@ -179,9 +179,9 @@ pub struct KeyToPath {
 /// Where a volume is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("!self.mountPath.split('/').exists(part, part == '..')", "mountPath must not contain '..'"))]
-#[x_kube(validation = ("self.mountPath.split('/').exists(part, part != '' && part != '.')", "mountPath must be a path other than '/'"))]
-#[x_kube(validation = ("!has(self.subPath) || (!self.subPath.startsWith('/') && !self.subPath.split('/').exists(part, part == '..'))", "subPath must be relative and must not contain '..'"))]
+#[x_kube(validation = ("!self.mountPath.matches('(^|/)[.][.](/|$)')", "mountPath must not contain '..'"))]
+#[x_kube(validation = ("self.mountPath.matches('[^/.]|[.][.]')", "mountPath must be a path other than '/'"))]
+#[x_kube(validation = ("!has(self.subPath) || !self.subPath.matches('^/|(^|/)[.][.](/|$)')", "subPath must be relative and must not contain '..'"))]
 pub struct VolumeMount {
     /// Name of one of `volumes`.
     pub name: String,

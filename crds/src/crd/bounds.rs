@@ -76,7 +76,8 @@ pub(crate) fn explicit(kind: Kind, path: &str) -> Option<Map<String, Value>> {
         "spec.ports[].name" => text(LABEL, 15),
         "spec.ports[].hostIP" => length(1, 45),
         "spec.rlimits" => map(16, &["name"]),
-        "spec.rlimits[].soft" | "spec.rlimits[].hard" => range(-1, i64::MAX),
+        // No maximum: that of the format is none that a server can read, since bounds are floats there.
+        "spec.rlimits[].soft" | "spec.rlimits[].hard" => json!({ "minimum": -1 }),
         "spec.devices[].hostPath" => text(ABSOLUTE, 1024),
         "spec.devices[].containerPath" => text(MOUNT_PATH, 1024),
         "spec.devices[].permissions" => text(PERMISSIONS, 3),

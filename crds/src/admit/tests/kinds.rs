@@ -119,7 +119,8 @@ fn data_containers_give_their_messages() {
         } else {
             absolute(path)
         };
-        assert_eq!(got, [want], "{path}");
+        let also = (path == "//").then(|| plain.to_owned());
+        assert_eq!(got, [want].into_iter().chain(also).collect::<Vec<_>>(), "{path}");
     }
     for path in ["/a/", "//a", "/a//b", "/./a", "/a/.", "/."] {
         assert_eq!(said(custom("DataContainer", &at(path))), [plain], "{path}");
