@@ -33,9 +33,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let paths = fixed.paths.clone();
     let lock = paths.claim()?;
     let instance = paths.instance()?;
-    // None of these waits for another: rules are compiled for the first manifest, programs are compared with those on disk, and
-    // the counter is synced.
-    std::thread::spawn(stower_crds::prepare);
+    // Neither waits for the other: programs are compared with those on disk, and the counter is synced.
     let bin = paths.data.join("bin");
     let programs = std::thread::spawn({
         let bin = bin.clone();
@@ -108,6 +106,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     joined(thawed);
     engine.observe();
 
+    // Rules are compiled for the first manifest, and not before what runs was found: that takes a processor for longer.
+    std::thread::spawn(stower_crds::prepare);
     let (updates, changed) = mpsc::unbounded_channel();
     let handle = dir::start(paths.manifests.clone(), move |update| updates.send(update).is_ok())
         .context("cannot start the thread that reads manifests")?;

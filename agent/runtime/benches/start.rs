@@ -2,7 +2,9 @@
 //!
 //! `cargo bench -p stower-runtime --bench start -- [rounds] [floor program]`. The floor program is called as
 //! `floor ID ROOTFS OPTIONS COMMAND`, does the same namespaces, mounts, groups, capabilities and filter with nothing
-//! around them, and has no supervisor. Needs root. Not a test: it asserts nothing.
+//! around them, and has no supervisor. runc and crun, where they are installed, and `stower-runtime` run a bundle of the
+//! same container, without the filter and on a plain directory, as the floor does. Needs root. Not a test: it asserts
+//! nothing.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -137,6 +139,79 @@ fn floor(program: &Path, options: &str, case: &Case, series: &mut Series) {
     series.cpu.push(children_cpu() - cpu);
 }
 
+/// An OCI runtime's command line, and the mount namespace it is called in.
+struct Peer {
+    program: PathBuf,
+    namespace: Option<fs::File>,
+}
+
+/// A mount namespace without cgroup2: crun makes no container with limits where groups of both versions have controllers.
+/// It goes with the process that this returns.
+fn version_1_alone() -> (std::process::Child, fs::File) {
+    let script = "umount /sys/fs/cgroup/unified 2>/dev/null; echo; exec sleep 3600";
+    let mut child = Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-c", script])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let namespace = fs::File::open(format!("/proc/{}/ns/mnt", child.id())).unwrap();
+    (child, namespace)
+}
+
+/// The bundle of `case`.
+fn bundle(case: &Case) -> PathBuf {
+    let mut spec = case.request.spec.clone();
+    let mut root = oci_spec::runtime::Root::default();
+    root.set_path(case.path("lower"));
+    spec.set_root(Some(root));
+    let mut spec = serde_json::to_value(&spec).unwrap();
+    spec["linux"]["resources"] = serde_json::json!({
+        "memory": {"limit": 256 << 20}, "pids": {"limit": 128}, "cpu": {"shares": 512, "quota": 50_000},
+    });
+    spec["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+    let dir = case.path("bundle");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("config.json"), spec.to_string()).unwrap();
+    dir
+}
+
+fn peer(peer: &Peer, bundle: &Path, state: &Path, series: &mut Series) {
+    use std::os::unix::process::CommandExt;
+    std::thread::sleep(Duration::from_millis(80));
+    let mut command = Command::new(&peer.program);
+    command.arg("--root").arg(state).arg("run").arg("--bundle").arg(bundle).arg("bench-start");
+    if let Some(namespace) = &peer.namespace {
+        let namespace = namespace.try_clone().unwrap();
+        let enter = move || {
+            rustix::thread::move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&namespace),
+                Some(rustix::thread::LinkNameSpaceType::Mount),
+            )
+            .map_err(std::io::Error::from)
+        };
+        // SAFETY: setns(2) is all that it calls.
+        unsafe { command.pre_exec(enter) };
+    }
+    let cpu = children_cpu();
+    let begin = now();
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Ok(first) = u64::from_str_radix(text.trim(), 16) else {
+        panic!("{} failed: {}", peer.program.display(), String::from_utf8_lossy(&output.stderr));
+    };
+    series.first.push((first - begin) as f64 / 1e6);
+    series.returned.push((now() - begin) as f64 / 1e6);
+    series.cpu.push(children_cpu() - cpu);
+}
+
+/// Where a program is installed.
+fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.exists())
+}
+
 /// The value below which `percent` of the list lie.
 fn percentile(list: &[f64], percent: usize) -> f64 {
     let mut list = list.to_vec();
@@ -150,13 +225,23 @@ fn main() {
     let program = args.get(1).map(PathBuf::from);
     let stamp = stamp();
     let name = |name: &str| Series { name: name.to_owned(), ..Series::default() };
-    let mut all = [
+    let mut all = vec![
         name("floor, own network"),
         name("floor, host network"),
         name("stower, own network"),
         name("stower, host network"),
     ];
     let base = case(&stamp, false);
+    let (mut holder, namespace) = version_1_alone();
+    let mut peers = vec![Peer { program: env!("CARGO_BIN_EXE_stower-runtime").into(), namespace: None }];
+    for program in ["runc", "crun"].into_iter().filter_map(installed) {
+        peers.push(Peer { program, namespace: Some(namespace.try_clone().unwrap()) });
+    }
+    all.extend(
+        peers.iter().map(|peer| name(&format!("{} run", peer.program.file_name().unwrap().display()))),
+    );
+    let (bundle, state) = (bundle(&base), base.path("state"));
+    fs::create_dir(&state).unwrap();
     // The agent's own top groups are there since its first container.
     let cgroups = Cgroups::detect(&format!("bench{}", std::process::id()), None).unwrap();
     cgroups.create("first", &Limits::default()).unwrap();
@@ -167,18 +252,23 @@ fn main() {
         }
         ours(&stamp, false, &cgroups, &mut all[2]);
         ours(&stamp, true, &cgroups, &mut all[3]);
+        for (it, series) in peers.iter().zip(&mut all[4..]) {
+            let state = state.join(it.program.file_name().unwrap());
+            peer(it, &bundle, &state, series);
+        }
         if round == 1 {
             // Two rounds to warm up.
             all.iter_mut().for_each(|s| *s = Series { name: s.name.clone(), ..Series::default() });
         }
     }
+    holder.kill().and_then(|()| holder.wait()).unwrap();
     cgroups.remove("first").and_then(|()| cgroups.remove_root()).unwrap();
     println!(
         "{:<22} {:>9} {:>7} {:>7} {:>9} {:>7} {:>6}",
         "ms", "first ins", "p95", "min", "returned", "cpu", "ratio"
     );
     for (i, s) in all.iter().enumerate().filter(|(_, s)| !s.first.is_empty()) {
-        let floor = &all[i % 2].first;
+        let floor = &all[if i < 4 { i % 2 } else { 0 }].first;
         let ratio =
             if floor.is_empty() { f64::NAN } else { percentile(&s.first, 50) / percentile(floor, 50) };
         println!(

@@ -53,6 +53,31 @@ impl Effects {
         Ok(uids)
     }
 
+    /// [`Effects::find`] of many, by as many threads as there are processors: it is mostly calls of the kernel.
+    pub(crate) fn find_all(
+        self: &Arc<Self>,
+        uids: &BTreeSet<Uid>,
+        layered: &BTreeSet<Uid>,
+    ) -> Vec<(Uid, Found)> {
+        let runtime = tokio::runtime::Handle::current();
+        let uids: Vec<&Uid> = uids.iter().collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = uids.len().div_ceil(threads).max(1);
+        let part = |part: &[&Uid]| {
+            // For the watches.
+            let _entered = runtime.enter();
+            let one = |uid: &&Uid| (Uid::clone(uid), self.find(uid, layered.contains(*uid)));
+            part.iter().map(one).collect::<Vec<_>>()
+        };
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = uids.chunks(share).map(|it| scope.spawn(|| part(it))).collect();
+            let join = |it: std::thread::ScopedJoinHandle<'_, _>| {
+                it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            parts.into_iter().flat_map(join).collect()
+        })
+    }
+
     /// Everything about one container, and a watch on its shim if it runs. `layered` is whether it has a writable layer.
     pub(crate) fn find(self: &Arc<Self>, uid: &Uid, layered: bool) -> Found {
         let run_dir = self.run_dir(uid);

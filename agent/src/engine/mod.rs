@@ -170,8 +170,8 @@ impl Engine {
                 self.unobserved = Some(why);
             }
         }
-        for uid in uids {
-            self.observe_one(&uid, layered.contains(&uid));
+        for (uid, found) in self.effects.find_all(&uids, &layered) {
+            self.take_in(&uid, found);
             self.dirty.insert(uid);
         }
         self.remove_stale_programs();
@@ -183,8 +183,7 @@ impl Engine {
         self.publish(&all, &time::now(&self.boot_id));
     }
 
-    fn observe_one(&mut self, uid: &Uid, layered: bool) {
-        let found = self.effects.find(uid, layered);
+    fn take_in(&mut self, uid: &Uid, found: crate::effects::observe::Found) {
         let rootfs = match (found.rootfs, self.record(uid).and_then(|record| record.launch.as_ref())) {
             (RootfsState::Present { .. }, Some(launch)) => {
                 RootfsState::Present { image: launch.image.clone() }
@@ -200,13 +199,15 @@ impl Engine {
         self.observe_image(uid);
     }
 
+    /// Nobody waits for it: those of this release are never stale.
     fn remove_stale_programs(&self) {
-        let used = self.effects.shim_digests();
-        let bin = self.effects.paths.data.join("bin");
-        if let Err(error) = crate::effects::files::remove_stale_programs(&bin, &self.effects.programs, &used)
-        {
-            tracing::warn!(%error, "cannot remove programs of earlier releases");
-        }
+        let effects = Arc::clone(&self.effects);
+        std::thread::spawn(move || {
+            let (used, bin) = (effects.shim_digests(), effects.paths.data.join("bin"));
+            if let Err(error) = crate::effects::files::remove_stale_programs(&bin, &effects.programs, &used) {
+                tracing::warn!(%error, "cannot remove programs of earlier releases");
+            }
+        });
     }
 
     fn remove_stale_scripts(&self) {
