@@ -31,6 +31,7 @@ mod image;
 mod limit;
 mod observed;
 mod plan;
+mod pod_security;
 mod probe;
 mod record;
 mod resolve;
@@ -57,6 +58,10 @@ pub use observed::{
     ObservedContainer, ObservedImage, ProcessState, PullFailure, RootfsState, Run, Stopping, WrittenFiles,
 };
 pub use plan::{Note, Plan, START_CONCURRENCY, StartBudget, plan, plan_some};
+pub use pod_security::{
+    BASELINE_CAPABILITIES, PodSecurityLevel, RESTRICTED_CAPABILITIES, SE_LINUX_TYPES, Violation,
+    pod_security, violates,
+};
 pub use probe::{
     KeptProbes, ProbeEvent, ProbeFacts, ProbeFailure, ProbeOutcome, Probed, Prober, Ticket as ProbeTicket,
 };
