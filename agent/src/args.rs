@@ -172,6 +172,15 @@ pub struct AgentArgs {
     /// Take an empty manifests directory as proof that everything in it was removed
     #[arg(long)]
     pub allow_empty: bool,
+    /// Take objects of this node from a Kubernetes API server too; without `--kubeconfig` the one of the pod that this is
+    #[arg(long)]
+    pub kube: bool,
+    /// The file that says where the API server is and who asks, as for the kubelet; means `--kube`
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of that file [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub kube_context: Option<String>,
 }
 
 /// How objects are printed.

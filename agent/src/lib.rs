@@ -1,7 +1,8 @@
 //! The agent: the only crate that acts.
 //!
 //! ```text
-//!  source/dir ─► Update ─┐                                       ┌─► effects ─► storage, runtime ─► the machine
+//!  kube ─► Update ───────┐
+//!  source/dir ─► Update ─┤                                       ┌─► effects ─► storage, runtime ─► the machine
 //!  api ─► Request ───────┼─► engine ─► controllers::plan ─► Act ─┤                    │
 //!  effects ─► Told ──────┘      │                                └─► records, ledger  │
 //!      ▲                        └─► node::View ─► api ─► cli                          │
@@ -24,6 +25,7 @@ pub mod events;
 pub mod exec;
 mod handler;
 mod journal;
+mod kube;
 mod memory;
 mod metrics;
 pub mod node;

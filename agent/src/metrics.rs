@@ -11,7 +11,7 @@ use std::time::Duration;
 use stower_crds::{ObjectKey, ProbeType};
 use stower_storage::{DriverStatus, PoolStatus, Pressure};
 
-use crate::volumedata::UsageView;
+use crate::{kube::KubeMetrics, volumedata::UsageView};
 
 /// The gauges of volumes, by namespace, name and kind.
 #[derive(Debug, Clone)]
@@ -184,6 +184,8 @@ pub(crate) struct Metrics {
     pub config_success_time: Gauge,
     /// How the storage driver is.
     pub storage: StorageGauges,
+    /// The connection to the API server.
+    pub kube: KubeMetrics,
 }
 
 impl Default for Metrics {
@@ -373,6 +375,41 @@ impl Metrics {
                     Opts::new(
                         "stower_storage_pressure",
                         "Whether the storage driver refuses new work (1) or not (0), by reason."
+                    ),
+                    &["reason"]
+                )),
+            },
+            kube: KubeMetrics {
+                requests: add!(IntCounterVec::new(
+                    Opts::new(
+                        "stower_kube_requests_total",
+                        "Requests to the API server, by verb and code of the answer."
+                    ),
+                    &["verb", "code"]
+                )),
+                watch_restarts: add!(IntCounterVec::new(
+                    Opts::new(
+                        "stower_kube_watch_restarts_total",
+                        "Watches of objects of this node that were begun again."
+                    ),
+                    &["resource"]
+                )),
+                lists: add!(IntCounterVec::new(
+                    Opts::new("stower_kube_lists_total", "Lists of all objects of this node."),
+                    &["resource"]
+                )),
+                last_contact: add!(Gauge::new(
+                    "stower_kube_last_contact_timestamp_seconds",
+                    "When the API server answered last, since the epoch."
+                )),
+                connected: add!(IntGauge::new(
+                    "stower_kube_connected",
+                    "Whether the last request to the API server was answered (1), or not as it should be (0)."
+                )),
+                refused: add!(IntGaugeVec::new(
+                    Opts::new(
+                        "stower_kube_refused_objects",
+                        "Objects that the API server accepted and this agent does not take, by reason."
                     ),
                     &["reason"]
                 )),

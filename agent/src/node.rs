@@ -18,6 +18,7 @@ use crate::{
     events::{EventLog, EventType, EventView},
     exec::Execs,
     journal::{self, Syncer},
+    kube::Cluster,
     metrics::Metrics,
     paths::Paths,
     reload::Configured,
@@ -57,6 +58,8 @@ pub enum SourceRef {
     File(PathBuf),
     /// `apply` on the local API.
     Local,
+    /// The API server of a cluster.
+    Kube,
 }
 
 impl std::fmt::Display for SourceRef {
@@ -64,6 +67,7 @@ impl std::fmt::Display for SourceRef {
         match self {
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Local => f.write_str("local API"),
+            Self::Kube => f.write_str("API server"),
         }
     }
 }
@@ -317,6 +321,8 @@ pub struct Node {
     pub(crate) syncer: Syncer,
     /// What runs commands in containers.
     pub(crate) execs: Execs,
+    /// The cluster that objects are taken from, where there is one.
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
 /// The reconcile loop, as others see it.
@@ -346,6 +352,7 @@ impl Node {
         resource_version: u64,
         reconcile: Loop,
         execs: Execs,
+        cluster: Option<Arc<Cluster>>,
     ) -> Self {
         let Loop { requests, syncer } = reconcile;
         let paths = configured.settings.get().fixed.paths.clone();
@@ -372,6 +379,7 @@ impl Node {
             requests,
             syncer,
             execs,
+            cluster,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     engine::{Engine, Inputs},
     exec::Execs,
     journal::Syncer,
+    kube::Cluster,
     node::{Loop, Node},
     reload::{Reloader, Start},
     source::dir,
@@ -55,6 +56,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         &instance,
         fixed.cgroup_parent.as_deref().map(std::path::Path::new),
     )?;
+    let limits = crate::effects::limits_of_all(&fixed.containers_limits);
+    cgroups.limit_all(&limits).context("cannot limit all containers together (containers.limits)")?;
     let thawed = std::thread::spawn({
         let cgroups = cgroups.clone();
         move || crate::rootfs::thaw_all(&cgroups)
@@ -89,6 +92,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let version = joined(version)?;
     let syncer = Syncer::start().context("cannot start the thread that syncs to disk")?;
     let reconcile = Loop { requests, syncer: syncer.clone() };
+    let kube = &fixed.kube;
+    let cluster =
+        kube.enabled.then(|| Arc::new(Cluster::new(kube.clone(), &fixed.node_name, metrics.kube.clone())));
     let node = Node::new(
         storage,
         volumes,
@@ -99,6 +105,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         version,
         reconcile,
         execs,
+        cluster.clone(),
     );
     let node = Arc::new(node);
     let mut engine =
@@ -112,6 +119,11 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let handle = dir::start(paths.manifests.clone(), move |update| updates.send(update).is_ok())
         .context("cannot start the thread that reads manifests")?;
     engine.follow(handle.clone());
+    let (words, heard) = mpsc::channel(256);
+    let accepted = engine.expect();
+    if let Some(cluster) = &cluster {
+        cluster.follow(&accepted, &words);
+    }
     let served = tokio::spawn(crate::api::serve(Arc::clone(&node), paths.socket.clone()));
     tracing::info!(
         manifests = %paths.manifests.display(), data_root = %paths.data.display(),
@@ -130,7 +142,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let notify = crate::notify::Notify::from_env();
     let notifying = tokio::spawn(notify.clone().run(Arc::clone(&node)));
     let reloading = tokio::spawn(reloader.run(node));
-    let inputs = Inputs { told: effects_told, asked, changed };
+    let inputs = Inputs { told: effects_told, asked, heard, changed };
     tokio::select! {
         () = engine.run(inputs) => bail!("the reconcile loop ended"),
         served = served => match served {

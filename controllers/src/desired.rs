@@ -99,7 +99,18 @@ pub struct Desired {
     /// Who names an object, by the name, whether that is there or not.
     users: BTreeMap<ObjectKey, BTreeSet<Uid>>,
     sources: BTreeMap<SourceId, Completeness>,
+    single: Singly,
     node_name: String,
+}
+
+/// A source whose ConfigMaps and Secrets are read one by one, so that one which is not among [`Desired`] may still be there.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Singly {
+    source: Option<SourceId>,
+    /// Proven not to be there.
+    absent: BTreeSet<ObjectKey>,
+    /// Why each of these cannot be read.
+    unavailable: BTreeMap<ObjectKey, String>,
 }
 
 /// An object of any kind.
@@ -220,6 +231,47 @@ impl Desired {
         self.values.get(key)
     }
 
+    /// Says that a source's ConfigMaps and Secrets are read one by one: the absence of each has to be told.
+    pub fn reads_singly(&mut self, source: SourceId) {
+        self.single.source = Some(source);
+    }
+
+    /// A ConfigMap or Secret of the source that is read one by one is proven not to be there.
+    pub fn set_absent(&mut self, key: ObjectKey) {
+        self.single.unavailable.remove(&key);
+        self.single.absent.insert(key);
+    }
+
+    /// Whether a ConfigMap or Secret of that source is there cannot be told.
+    pub fn set_unavailable(&mut self, key: ObjectKey, why: String) {
+        self.single.absent.remove(&key);
+        self.single.unavailable.insert(key, why);
+    }
+
+    /// Nothing is known of a ConfigMap or Secret of that source but what is declared.
+    pub fn set_untold(&mut self, key: &ObjectKey) {
+        self.single.absent.remove(key);
+        self.single.unavailable.remove(key);
+    }
+
+    /// Why it cannot be told whether a source has a ConfigMap or Secret that is not declared; `None` where that is proven absent.
+    pub fn unavailable(&self, source: &SourceId, key: &ObjectKey) -> Option<&str> {
+        if self.single.source.as_ref() != Some(source) || self.single.absent.contains(key) {
+            return None;
+        }
+        let why = self.single.unavailable.get(key).map(String::as_str);
+        Some(why.unwrap_or("the API server has not been asked yet"))
+    }
+
+    /// The names of all objects that an object names, whether they are there or not.
+    pub fn names_of(&self, uid: &Uid) -> BTreeSet<ObjectKey> {
+        match self.any_by_uid(uid) {
+            Some(AnyDeclared::Container(it)) => references(&it),
+            Some(AnyDeclared::Data(it)) => data_references(&it),
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// Who names an object, whether that is there or not.
     pub fn users(&self, key: &ObjectKey) -> impl Iterator<Item = &Uid> {
         self.users.get(key).into_iter().flatten()
@@ -241,12 +293,7 @@ impl Desired {
 
     /// The objects that an object names, as far as they are there.
     pub fn named_by(&self, uid: &Uid) -> Vec<Uid> {
-        let names = match self.any_by_uid(uid) {
-            Some(AnyDeclared::Container(it)) => references(&it),
-            Some(AnyDeclared::Data(it)) => data_references(&it),
-            _ => return Vec::new(),
-        };
-        names.iter().filter_map(|key| self.uid_of(key)).collect()
+        self.names_of(uid).iter().filter_map(|key| self.uid_of(key)).collect()
     }
 
     /// The identity of a name.

@@ -52,6 +52,9 @@ pub(super) fn sources(global: GlobalArgs, args: AgentArgs) -> Result<Sources, Co
         volume_capacity: args.volume_capacity,
         insecure_registries: args.insecure_registry,
         allow_empty: args.allow_empty,
+        kube: args.kube,
+        kubeconfig: args.kubeconfig,
+        kube_context: args.kube_context,
     };
     Sources::new(flags, std::env::vars_os())
 }

@@ -75,7 +75,7 @@ impl Config {
     /// Every field with its value, in the order of the table. None of them is secret.
     pub(super) fn values(&self) -> Vec<(&'static str, Value)> {
         let (fixed, disk, unpack, logging) = (&self.fixed, &self.disk, &self.unpack_limits, &self.logging);
-        let paths = &fixed.paths;
+        let (paths, kube) = (&fixed.paths, &fixed.kube);
         let opts = fixed.storage_opts.iter().map(|(key, value)| format!("{key}={value}"));
         let capacity = match self.volume_capacity {
             CapacityKind::Image => "image",
@@ -88,6 +88,7 @@ impl Config {
             ("socket", json!(paths.socket)),
             ("nodeName", json!(fixed.node_name)),
             ("cgroupParent", json!(fixed.cgroup_parent)),
+            ("containers.limits", fixed.containers_limits.to_json()),
             ("allowEmpty", json!(self.allow_empty)),
             ("logLevel", json!(self.log_level)),
             ("startConcurrency", json!(self.start_concurrency)),
@@ -109,6 +110,10 @@ impl Config {
             ("logging.maxFiles", json!(logging.max_files)),
             ("logging.mode", json!(if logging.block { "block" } else { "drop" })),
             ("runtimes", self.runtimes.iter().map(|(name, it)| (name.clone(), it.to_json())).collect()),
+            ("kube.kubeconfig", json!(kube.kubeconfig)),
+            ("kube.enabled", json!(kube.enabled)),
+            ("kube.context", json!(kube.context)),
+            ("kube.secretCache", json!(kube.secret_cache.as_str())),
         ]
     }
 

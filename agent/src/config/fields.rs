@@ -70,6 +70,7 @@ pub(super) const FIELDS: &[Field] = &[
     flag("--socket", restart("socket", Shape::Text)),
     flag("--node-name", restart("nodeName", Shape::Text)),
     restart("cgroupParent", Shape::Text),
+    restart("containers.limits", Shape::Map),
     flag("--allow-empty", live("allowEmpty", Shape::Bool)),
     live("logLevel", Shape::Text),
     live("startConcurrency", Shape::Number),
@@ -91,6 +92,10 @@ pub(super) const FIELDS: &[Field] = &[
     live("logging.maxFiles", Shape::Number),
     live("logging.mode", Shape::Text),
     live("runtimes", Shape::Map),
+    flag("--kubeconfig", restart("kube.kubeconfig", Shape::Text)),
+    flag("--kube", restart("kube.enabled", Shape::Bool)),
+    flag("--kube-context", restart("kube.context", Shape::Text)),
+    restart("kube.secretCache", Shape::Text),
 ];
 
 /// The field of that name.

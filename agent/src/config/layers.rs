@@ -344,6 +344,9 @@ impl Flags {
             ("volumeCapacity", self.volume_capacity.map(Value::from)),
             ("insecureRegistries", list(self.insecure_registries)),
             ("allowEmpty", self.allow_empty.then(|| Value::from(true))),
+            ("kube.enabled", self.kube.then(|| Value::from(true))),
+            ("kube.kubeconfig", path(self.kubeconfig)),
+            ("kube.context", self.kube_context.map(Value::from)),
         ];
         all.into_iter().filter_map(|(path, value)| Some((path, value?))).collect()
     }

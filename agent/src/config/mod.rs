@@ -19,18 +19,22 @@ use crate::paths::Paths;
 mod changes;
 mod disk;
 mod fields;
+mod kube;
 mod layers;
 mod runtimes;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use self::layers::Merged;
 pub use self::{
     changes::Change,
     disk::DiskConfig,
     fields::Reload,
+    kube::{KubeConfig, SecretCache},
     layers::{Origin, Sources},
     runtimes::{BUILT_IN, RuntimeConfig},
+    whole::ContainersLimits,
 };
 
 /// Where the file lies unless named.
@@ -75,6 +79,10 @@ pub struct Fixed {
     pub storage_opts: Vec<(String, String)>,
     /// The cgroup below which the agent keeps its own; the top by default.
     pub cgroup_parent: Option<String>,
+    /// What all containers together may use.
+    pub containers_limits: ContainersLimits,
+    /// The cluster whose API server objects are taken from, where that is asked for.
+    pub kube: KubeConfig,
 }
 
 /// What is kept of what a container writes. It counts for runs that begin after it.
@@ -113,6 +121,12 @@ pub struct Flags {
     pub insecure_registries: Vec<String>,
     /// `--allow-empty`.
     pub allow_empty: bool,
+    /// `--kube`.
+    pub kube: bool,
+    /// `--kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--kube-context`.
+    pub kube_context: Option<String>,
 }
 
 /// One thing that is wrong with a configuration.
@@ -223,13 +237,17 @@ impl Fixed {
                 _ => merged.wrong("storageOpts", format!("{opt:?} is not KEY=VALUE")),
             }
         }
+        let kube = KubeConfig::derive(merged);
+        let containers_limits = ContainersLimits::derive(merged);
         let text = |path| merged.text(path).map(str::to_owned);
         Self {
             node_name: text("nodeName").unwrap_or_else(hostname),
             storage_driver: text("storageDriver"),
             cgroup_parent: text("cgroupParent"),
+            containers_limits,
             storage_opts,
             paths,
+            kube,
         }
     }
 }

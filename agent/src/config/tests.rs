@@ -71,6 +71,8 @@ fn every_field_has_a_value_a_variable_of_its_own_and_is_taken_from_the_file() {
         ("images.gc.enabled", _) => "false",
         ("storage.minFree" | "storage.minFreeInodes", _) => "{percent: 7}",
         ("runtimes", _) => "{r: {path: r}}",
+        ("kube.secretCache", _) => "disk",
+        ("containers.limits", _) => "{memory: 1Gi}",
         (_, Shape::Bool) => "true",
         (_, Shape::Number) => "83",
         (_, Shape::Size) => "7Mi",
@@ -189,6 +191,16 @@ fn values_out_of_range_are_refused_with_their_field() {
         (
             "images: {gc: {minAge: '2'}}",
             "images.gc.minAge: \"2\": must be a duration such as \"100ms\", \"10s\" or \"1m30s\" (units: ns, us, ms, s, m, h)",
+        ),
+        ("kube: {secretCache: ram}", "kube.secretCache: \"ram\" is neither memory nor disk"),
+        (
+            "kube: {enabled: true, context: c}",
+            "kube.context: is a context of the file kube.kubeconfig, which is not set",
+        ),
+        ("containers: {limits: {pid: 0}}", "containers.limits.pid: 0 is not above 0"),
+        (
+            "containers: {limits: {gpu: 1}}",
+            "containers.limits: unknown field `gpu`, expected one of `cpu`, `memory`, `pid`",
         ),
         ("storage: {minFree: {bytes: 1GB}}", "storage.minFree.bytes: \"1GB\" is not a size such as 1Gi"),
         ("storage: {minFree: {percent: 100}}", "storage.minFree.percent: 100 must be below 100"),
@@ -326,4 +338,23 @@ fn long_values_are_told_in_short() {
     let next = config(&format!("nodeName: {long}\n")).unwrap();
     let change = config("nodeName: a\n").unwrap().changes(&next).remove(0).to_string();
     assert!(change.len() < 200 && change.ends_with('…'), "{change}");
+}
+
+#[test]
+fn a_kubeconfig_is_reason_enough_for_a_cluster_unless_it_is_switched_off() {
+    let kube = |text: &str| config(text).unwrap().fixed.kube.clone();
+    assert!(!kube("").enabled);
+    assert!(kube("kube: {enabled: true}").enabled);
+    let file = kube("kube: {kubeconfig: /k, context: c, secretCache: disk}");
+    assert!(file.enabled);
+    assert_eq!(file.kubeconfig.as_deref(), Some(Path::new("/k")));
+    assert_eq!((file.context.as_deref(), file.secret_cache), (Some("c"), SecretCache::Disk));
+    assert!(!kube("kube: {kubeconfig: /k, enabled: false}").enabled);
+}
+
+#[test]
+fn all_containers_together_have_limits_as_the_kubelet_writes_reservations() {
+    let config = config("containers: {limits: {cpu: 1500m, memory: 2Gi, pid: '1000'}}").unwrap();
+    let limits = ContainersLimits { cpu_millis: Some(1500), memory: Some(2 << 30), pid: Some(1000) };
+    assert_eq!(config.fixed.containers_limits, limits);
 }

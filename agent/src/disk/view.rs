@@ -66,6 +66,9 @@ impl Keeper {
             status["pool"] =
                 json!({"name": pool.name, "data": room(pool.data), "metadata": room(pool.metadata)});
         }
+        if let Some(cluster) = &node.cluster {
+            status["kube"] = cluster.view();
+        }
         NodeView(json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": self.settings.get().fixed.node_name}, "status": status,
         }))

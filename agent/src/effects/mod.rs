@@ -33,6 +33,8 @@ mod stores;
 mod values;
 mod volumes;
 
+pub(crate) use start::limits_of_all;
+
 /// The longest a start may take once its image is there.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// The longest that a cgroup is waited for to become empty after it was killed.

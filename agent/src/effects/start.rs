@@ -17,7 +17,7 @@ use stower_runtime::{
 use stower_storage::{DriverError, Ext4Error, Image, Mount, PrepareError, SnapshotKey};
 
 use super::{Done, Effects, START_DEADLINE, chain, devices, failpoint, files, message, spec, volumes};
-use crate::paths::private_dir;
+use crate::{config::ContainersLimits, paths::private_dir};
 
 /// What is to run.
 #[derive(Debug)]
@@ -63,6 +63,16 @@ pub(super) fn limits(spec: &ContainerSpec) -> Limits {
         pids: limits.pids.as_ref().and_then(Quantity::units),
         devices: Vec::new(),
         settings: Vec::new(),
+    }
+}
+
+/// The limits of all containers together.
+pub(crate) fn limits_of_all(limits: &ContainersLimits) -> Limits {
+    Limits {
+        memory_bytes: limits.memory,
+        cpu_quota_us: limits.cpu_millis.map(|millis| millis.saturating_mul(CPU_PERIOD_US / 1000).max(1000)),
+        pids: limits.pid,
+        ..Limits::default()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -16,7 +16,7 @@ use stower_crds::{Container, Generation, Kind, Object, ObjectKey, Uid};
 
 use super::Engine;
 use crate::{
-    config::Config,
+    config::{Config, SecretCache},
     effects::chain,
     events::{EventType, EventView},
     journal::{Journal, JournalError, Syncer},
@@ -29,6 +29,8 @@ use crate::{
 const DIRECTORY: &str = "directory";
 /// The name of the local API's source.
 const LOCAL: &str = "local API";
+/// The name of the API server's source.
+const KUBE: &str = "API server";
 /// The journal key of a source's own state; no object's key begins so.
 const SOURCE_KEY: &str = "@source";
 
@@ -38,6 +40,13 @@ pub(super) struct Sources {
     pub(super) ledger: Ledger,
     directory: SourceId,
     pub(super) local: SourceId,
+    pub(super) kube: SourceId,
+    /// The kinds of which the API server has told all since the agent began.
+    pub(super) listed: BTreeSet<Kind>,
+    /// All of the API server was read once, by this agent or an earlier one.
+    pub(super) kube_known: bool,
+    /// Secrets of the API server, where they are kept on disk.
+    secrets: Option<Journal>,
     journals: BTreeMap<SourceId, Journal>,
     manifests: PathBuf,
     node_name: String,
@@ -97,6 +106,57 @@ impl Stored {
     }
 }
 
+/// A ledger as it was found.
+struct Read {
+    journal: Journal,
+    filesystem: Option<FsId>,
+    /// It has a word on the source itself.
+    told: bool,
+    entries: Vec<Entry>,
+    /// A part of it cannot be read.
+    trouble: Option<String>,
+}
+
+impl Read {
+    fn new(path: &Path, source: &SourceId, syncer: &Syncer) -> Result<Self, JournalError> {
+        let (journal, loaded) = Journal::open::<Stored>(path, syncer.clone())?;
+        let (mut filesystem, mut told, mut entries) = (None, false, Vec::new());
+        let mut unreadable = 0;
+        let claim = |file| Claim { source: source.clone(), file };
+        for (_, stored) in loaded.entries {
+            match stored {
+                Stored::Source { filesystem: id } => {
+                    told = true;
+                    filesystem = id;
+                }
+                Stored::Entry { uid, generation, file, created_at, deleted_at, object } => {
+                    let (object, claim) = (Arc::new(Object::Container(object)), claim(file));
+                    entries.push(Entry { uid, generation, object, claim, created_at, deleted_at });
+                }
+                Stored::Other { uid, generation, file, created_at, deleted_at, object } => {
+                    match stower_crds::read_accepted(object) {
+                        Ok(object) => {
+                            let (object, claim) = (Arc::new(object), claim(file));
+                            entries.push(Entry { uid, generation, object, claim, created_at, deleted_at });
+                        }
+                        Err(_) => unreadable += 1,
+                    }
+                }
+            }
+        }
+        let mut trouble = None;
+        if loaded.corrupt > 0 || !loaded.newer.is_empty() || unreadable > 0 {
+            // Objects may be missing from it, so what it lacks is not known to be absent.
+            tracing::error!(
+                path = %path.display(), corrupt = loaded.corrupt + unreadable, newer = loaded.newer.len(),
+                "the ledger has lines that cannot be read; nothing is taken for removed until all sources were read"
+            );
+            trouble = Some(format!("{} has lines that cannot be read", path.display()));
+        }
+        Ok(Self { journal, filesystem, told, entries, trouble })
+    }
+}
+
 impl Sources {
     /// Reads the ledgers: the last accepted objects, with their identities.
     pub(super) fn load(
@@ -106,60 +166,52 @@ impl Sources {
     ) -> Result<Self, JournalError> {
         let mut ledger = Ledger::default();
         let mut journals = BTreeMap::new();
-        for (name, file) in [(DIRECTORY, "directory.journal"), (LOCAL, "local.journal")] {
+        let folder = config.fixed.paths.data.join("ledger");
+        let kube = &config.fixed.kube;
+        let (mut secrets, mut kube_known) = (None, false);
+        for (name, file) in
+            [(DIRECTORY, "directory.journal"), (LOCAL, "local.journal"), (KUBE, "kube.journal")]
+        {
             let source = SourceId::new(name);
-            let path = config.fixed.paths.data.join("ledger").join(file);
+            let path = folder.join(file);
             let fresh = !path.exists();
-            let (journal, loaded) = Journal::open::<Stored>(&path, syncer.clone())?;
-            journals.insert(source.clone(), journal);
-            let (mut filesystem, mut entries) = (None, Vec::new());
-            let mut unreadable = 0;
-            for (_, stored) in loaded.entries {
-                match stored {
-                    Stored::Source { filesystem: id } => filesystem = id,
-                    Stored::Entry { uid, generation, file, created_at, deleted_at, object } => {
-                        entries.push(Entry {
-                            uid,
-                            generation,
-                            object: Arc::new(Object::Container(object)),
-                            claim: Claim { source: source.clone(), file },
-                            created_at,
-                            deleted_at,
-                        });
-                    }
-                    Stored::Other { uid, generation, file, created_at, deleted_at, object } => {
-                        match stower_crds::read_accepted(object) {
-                            Ok(object) => entries.push(Entry {
-                                uid,
-                                generation,
-                                object: Arc::new(object),
-                                claim: Claim { source: source.clone(), file },
-                                created_at,
-                                deleted_at,
-                            }),
-                            Err(_) => unreadable += 1,
-                        }
-                    }
+            // Objects of a server that is not asked any more go on: nobody said that they are gone.
+            if name == KUBE && fresh && !kube.enabled {
+                continue;
+            }
+            let mut read = Read::new(&path, &source, syncer)?;
+            if name == KUBE {
+                kube_known = read.told;
+                let path = folder.join("kube-secrets.journal");
+                if kube.enabled && kube.secret_cache == SecretCache::Disk {
+                    let mut kept = Read::new(&path, &source, syncer)?;
+                    read.entries.append(&mut kept.entries);
+                    secrets = Some(kept.journal);
+                } else if let Err(source) = std::fs::remove_file(&path)
+                    && source.kind() != std::io::ErrorKind::NotFound
+                {
+                    return Err(JournalError::Write { path, source });
                 }
             }
-            if loaded.corrupt > 0 || !loaded.newer.is_empty() || unreadable > 0 {
-                // Objects may be missing from it, so what it lacks is not known to be absent.
-                tracing::error!(
-                    path = %path.display(), corrupt = loaded.corrupt + unreadable, newer = loaded.newer.len(),
-                    "the ledger has lines that cannot be read; nothing is taken for removed until all sources were read"
-                );
-                let why = format!("{} has lines that cannot be read", path.display());
+            let Read { journal, filesystem, entries, trouble, .. } = read;
+            journals.insert(source.clone(), journal);
+            if let Some(why) = trouble {
                 ledger.restore_incomplete(&source, filesystem, entries, why);
-            } else if !fresh || name == LOCAL {
+            } else if !fresh || name != DIRECTORY {
                 ledger.restore(&source, filesystem, entries);
             }
         }
         *desired = ledger.desired();
         desired.set_node_name(&config.fixed.node_name);
+        desired.reads_singly(SourceId::new(KUBE));
         Ok(Self {
             ledger,
             directory: SourceId::new(DIRECTORY),
             local: SourceId::new(LOCAL),
+            kube: SourceId::new(KUBE),
+            listed: BTreeSet::new(),
+            kube_known,
+            secrets,
             journals,
             manifests: config.fixed.paths.manifests.clone(),
             node_name: config.fixed.node_name.clone(),
@@ -174,14 +226,31 @@ impl Sources {
     pub(super) fn source_ref(&self, claim: &Claim) -> SourceRef {
         if claim.source == self.directory {
             SourceRef::File(self.manifests.join(claim.file.as_str()))
+        } else if claim.source == self.kube {
+            SourceRef::Kube
         } else {
             SourceRef::Local
         }
     }
 
+    /// The cluster that objects were accepted from.
+    pub(super) fn kube_cluster(&self) -> Option<&FsId> {
+        self.ledger.fs_id(&self.kube)
+    }
+
+    /// All of the API server was read.
+    pub(super) fn kube_read(&mut self) {
+        self.kube_known = true;
+        let Some(journal) = self.journals.get_mut(&self.kube) else { return };
+        let filesystem = self.ledger.fs_id(&self.kube).cloned();
+        if let Err(error) = journal.put(SOURCE_KEY, &Stored::Source { filesystem }) {
+            tracing::error!(error = %chain(&error), "cannot write the ledger");
+        }
+    }
+
     /// Writes what could not be written before; one result for each journal.
     pub(super) fn mend(&mut self) -> Vec<Result<(), JournalError>> {
-        self.journals.iter_mut().map(|(_, journal)| journal.mend()).collect()
+        self.journals.values_mut().chain(&mut self.secrets).map(Journal::mend).collect()
     }
 
     /// Whether the local API's ledger has something in memory alone.
@@ -190,7 +259,7 @@ impl Sources {
     }
 
     fn write(&mut self, changes: &Changes) {
-        let Self { ledger, journals, .. } = self;
+        let Self { ledger, journals, secrets, kube, .. } = self;
         let said = |result: Result<(), JournalError>| {
             if let Err(error) = result {
                 tracing::error!(error = %chain(&error), "cannot write the ledger");
@@ -198,8 +267,18 @@ impl Sources {
         };
         for key in changes.changed.iter().chain(&changes.forgotten) {
             let entry = ledger.get(key);
+            let secret = entry.filter(|entry| key.kind == Kind::Secret && entry.claim.source == *kube);
+            if let Some(journal) = secrets.as_mut().filter(|_| key.kind == Kind::Secret) {
+                said(match secret.map(Stored::of) {
+                    Some(stored) => journal.put(&key.to_string(), &stored),
+                    None => journal.remove(&key.to_string()),
+                });
+                // A value that was taken back is not left lying there.
+                said(journal.purge());
+            }
             for (source, journal) in journals.iter_mut() {
-                let mine = entry.filter(|entry| entry.claim.source == *source).map(Stored::of);
+                let mine = entry.filter(|entry| secret.is_none() && entry.claim.source == *source);
+                let mine = mine.map(Stored::of);
                 said(match mine {
                     Some(stored) => journal.put(&key.to_string(), &stored),
                     None => journal.remove(&key.to_string()),
@@ -258,7 +337,7 @@ fn is_for(object: &Object, node: &str) -> bool {
     object.node_name().is_none_or(|name| name == node)
 }
 
-fn fresh() -> Uid {
+pub(super) fn fresh() -> Uid {
     Uid::new(random_uuid()).expect("a UUID is a valid UID")
 }
 

@@ -14,19 +14,21 @@ use stower_controllers::{
     ImageState, Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, PostStart, ProcessState, Record,
     RecordState, Records, RootfsState, plan, plan_some,
 };
-use stower_crds::{ContainerStatus, Uid};
+use stower_crds::{ContainerStatus, ObjectKey, Uid};
 use tokio::sync::mpsc;
 
 use crate::{
     config::Settings,
     effects::{Done, Effects, Told},
     journal::{Journal, JournalError, Syncer},
+    kube,
     node::{Node, Request},
     probe::Probes,
     source::dir,
     time,
 };
 
+mod cluster;
 mod declared;
 mod disk;
 mod dump;
@@ -44,6 +46,8 @@ pub(crate) struct Inputs {
     pub(crate) told: mpsc::UnboundedReceiver<Told>,
     /// People.
     pub(crate) asked: mpsc::Receiver<Request>,
+    /// The API server.
+    pub(crate) heard: mpsc::Receiver<kube::Update>,
     /// The manifests directory.
     pub(crate) changed: mpsc::UnboundedReceiver<dir::Update>,
 }
@@ -84,6 +88,8 @@ pub(crate) struct Engine {
     pull_attempts: HashMap<Uid, u32>,
     /// Who asks probes.
     probes: Probes,
+    /// Objects of the API server that are not taken.
+    refused: BTreeMap<ObjectKey, cluster::Refusal>,
 }
 
 impl Engine {
@@ -138,7 +144,20 @@ impl Engine {
             image_answer: None,
             pull_attempts: HashMap::new(),
             probes: Probes::default(),
+            refused: BTreeMap::new(),
         })
+    }
+
+    /// Says what is wanted of the API server, before it is asked for anything, and what of it was accepted before.
+    pub(crate) fn expect(&mut self) -> kube::Accepted {
+        let Some(cluster) = &self.node.cluster else { return kube::Accepted::new() };
+        if let Some(identity) = self.sources.kube_cluster() {
+            cluster.belongs_to(identity.as_str());
+        }
+        self.want_values();
+        let kube = &self.sources.kube;
+        let mine = self.sources.ledger.iter().filter(|(_, entry)| entry.claim.source == *kube);
+        mine.map(|(key, entry)| (key.clone(), (entry.uid.clone(), entry.generation.0))).collect()
     }
 
     /// Whom to ask to read the manifests directory again.
@@ -234,6 +253,7 @@ impl Engine {
                 biased;
                 Some(told) = inputs.told.recv() => self.told(told),
                 Some(update) = inputs.changed.recv() => self.changed(update),
+                Some(update) = inputs.heard.recv() => self.heard(update),
                 Some(request) = inputs.asked.recv() => self.asked(request),
                 () = tokio::time::sleep(if trim { sleep.min(REST) } else { sleep }) => {
                     if std::mem::take(&mut trim) && sleep >= REST {
@@ -246,6 +266,8 @@ impl Engine {
                     self.told(told);
                 } else if let Ok(update) = inputs.changed.try_recv() {
                     self.changed(update);
+                } else if let Ok(update) = inputs.heard.try_recv() {
+                    self.heard(update);
                 } else if let Ok(request) = inputs.asked.try_recv() {
                     self.asked(request);
                 } else {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Says which source an object came from; for people and for other agents' tools.
-const SOURCE_ANNOTATION: &str = "stower.dev/source";
+pub(super) const SOURCE_ANNOTATION: &str = "stower.dev/source";
 
 impl Engine {
     /// Brings status and view in line for some objects.
@@ -51,6 +51,7 @@ impl Engine {
             let source = self.sources.source_ref(&entry.claim);
             let old = view.objects.get(&key).cloned();
             let mut object = present(entry, &source, status);
+            self.overlay(&key, &entry.uid, &mut object);
             if phase.is_some() {
                 self.count_phase(old.as_deref(), phase);
             }
@@ -147,7 +148,8 @@ impl Engine {
     pub(super) fn show_rejected(&self) {
         let rejections: Vec<_> = self.sources.ledger.rejections().collect();
         let old = self.node.view();
-        if rejections.is_empty() && old.rejected.is_empty() {
+        let refused = self.refused_views(old.resource_version);
+        if rejections.is_empty() && refused.is_empty() && old.rejected.is_empty() {
             return;
         }
         let shown = rejections.iter().map(|rejection| {
@@ -157,18 +159,25 @@ impl Engine {
                 RejectReason::Terminating => "Terminating",
             };
             let mut object = rejection.object.to_value();
+            let mut condition = json!({
+                "type": "Accepted", "status": "False", "reason": reason, "message": rejection.to_string(),
+            });
+            let numbers = rejection.object.metadata();
             object["metadata"] = json!({
                 "name": rejection.key.name.to_string(),
                 "namespace": rejection.key.namespace.to_string(),
                 "annotations": { SOURCE_ANNOTATION: source.to_string() },
             });
-            object["status"] = json!({ "phase": Phase::Pending, "conditions": [{
-                "type": "Accepted", "status": "False", "reason": reason, "message": rejection.to_string(),
-            }]});
+            if source == SourceRef::Kube {
+                object["metadata"]["uid"] = json!(numbers.uid);
+                object["metadata"]["generation"] = json!(numbers.generation);
+                condition["observedGeneration"] = json!(numbers.generation);
+            }
+            object["status"] = json!({ "phase": Phase::Pending, "conditions": [condition] });
             let resource_version = old.resource_version;
             Arc::new(ObjectView { key: rejection.key.clone(), source, object, resource_version })
         });
-        let view = View { rejected: shown.collect(), ..View::clone(&old) };
+        let view = View { rejected: shown.chain(refused).collect(), ..View::clone(&old) };
         self.node.view.store(Arc::new(view));
     }
 
@@ -200,6 +209,9 @@ impl Engine {
         let mut waits = Vec::new();
         if !self.sources.seen {
             waits.push("the manifests directory has not been read yet".to_owned());
+        }
+        if self.node.cluster.is_some() && !self.sources.kube_known {
+            waits.push("the API server has not been read yet".to_owned());
         }
         if let Some(why) = &self.unobserved {
             waits.push(format!("what runs on this machine is not known: {why}"));
@@ -313,6 +325,6 @@ fn present(entry: &Entry, source: &SourceRef, status: Option<Value>) -> Value {
 }
 
 /// Times of metadata have whole seconds, as in Kubernetes.
-fn second(at: jiff::Timestamp) -> String {
+pub(super) fn second(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -198,6 +198,7 @@ fn read_only(key: &ObjectKey, source: &SourceRef) -> ApiError {
     let what = match source {
         SourceRef::File(path) => format!("change or remove {} instead", path.display()),
         SourceRef::Local => "change it through the local API".to_owned(),
+        SourceRef::Kube => "change it there, with kubectl".to_owned(),
     };
     ApiError::forbidden(format!("{key} comes from {source} and is read-only here: {what}"))
 }

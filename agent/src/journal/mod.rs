@@ -213,6 +213,14 @@ impl Journal {
         if self.broken { self.rewrite() } else { Ok(()) }
     }
 
+    /// Leaves nothing in the file of what was replaced or removed.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn purge(&mut self) -> Result<(), JournalError> {
+        if self.garbage > 0 || self.broken { self.rewrite() } else { Ok(()) }
+    }
+
     /// Whether something is in memory alone.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken

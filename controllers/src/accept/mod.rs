@@ -28,6 +28,8 @@ use crate::desired::{Completeness, Desired, SourceId};
 struct Source {
     /// It was read once, or came from the ledger on disk.
     known: bool,
+    /// It gives its objects identity, generation and time of creation.
+    numbers: bool,
     fs_id: Option<FsId>,
     trouble: Option<String>,
     /// The names that each file's last good state claims.
@@ -144,6 +146,37 @@ impl Ledger {
         self.apply(source, batch, fresh, now, Changes::default())
     }
 
+    /// Takes what a source says that proves each removal by itself, as an API server does, and that gives its objects identity and
+    /// generation. `complete` says that by now all of it was read.
+    pub fn objects(
+        &mut self,
+        source: &SourceId,
+        batch: BTreeMap<FileId, Option<FileState>>,
+        complete: bool,
+        fresh: &mut dyn FnMut() -> Uid,
+        now: Timestamp,
+    ) -> Changes {
+        let state = self.sources.entry(source.clone()).or_default();
+        state.numbers = true;
+        let mut changes = Changes::default();
+        if complete {
+            changes.source = state.trouble.take().is_some() || !state.known;
+            state.known = true;
+        }
+        self.apply(source, batch, fresh, now, changes)
+    }
+
+    /// Remembers where the objects of a source come from.
+    pub fn set_fs_id(&mut self, source: &SourceId, id: FsId) {
+        self.sources.entry(source.clone()).or_default().fs_id = Some(id);
+    }
+
+    /// The names that a source claims, by file.
+    pub fn claimed(&self, source: &SourceId) -> impl Iterator<Item = (&FileId, &ObjectKey)> {
+        let files = self.sources.get(source).map(|source| &source.files);
+        files.into_iter().flatten().flat_map(|(file, keys)| keys.iter().map(move |key| (file, key)))
+    }
+
     fn apply(
         &mut self,
         source: &SourceId,
@@ -228,8 +261,12 @@ impl Ledger {
                     claims[..=at].rotate_right(1);
                     let (claim, object) = &claims[0];
                     if entry.claim != *claim || entry.object != *object {
-                        if spec_changed(&entry.object, object) {
-                            entry.generation = entry.generation.next();
+                        match numbered(&self.sources, claim, object) {
+                            Some((generation, _)) => entry.generation = generation,
+                            None if spec_changed(&entry.object, object) => {
+                                entry.generation = entry.generation.next();
+                            }
+                            None => {}
                         }
                         entry.claim = claim.clone();
                         entry.object = Arc::clone(object);
@@ -244,12 +281,14 @@ impl Ledger {
                 if let Some((claim, object)) = claims.first() {
                     let uid = object.uid().unwrap_or_else(fresh);
                     self.uids.insert(uid.clone(), key.clone());
+                    let (generation, created_at) =
+                        numbered(&self.sources, claim, object).unwrap_or((Generation::FIRST, now));
                     let entry = Entry {
                         uid,
-                        generation: Generation::FIRST,
+                        generation,
                         object: Arc::clone(object),
                         claim: claim.clone(),
-                        created_at: now,
+                        created_at,
                         deleted_at: None,
                     };
                     self.entries.insert(key.clone(), entry);
@@ -343,6 +382,18 @@ impl Ledger {
             }
         }
     }
+}
+
+/// Generation and time of creation, where the source of a claim gives them.
+fn numbered(
+    sources: &BTreeMap<SourceId, Source>,
+    claim: &Claim,
+    object: &Object,
+) -> Option<(Generation, Timestamp)> {
+    let metadata = object.metadata();
+    sources.get(&claim.source).filter(|source| source.numbers)?;
+    let generation = metadata.generation.map(Generation)?;
+    Some((generation, metadata.creation_timestamp.as_ref()?.0))
 }
 
 /// Puts what a file says now in the place of what it said, which keeps its turn.

@@ -265,3 +265,39 @@ fn a_server_that_gives_another_uid_has_another_object() {
     all.forget("server-1");
     assert_eq!(all.says(), ["web server-2 1 default/web"]);
 }
+
+#[test]
+fn a_server_proves_each_removal_and_numbers_its_objects() {
+    let server = SourceId::new("server");
+    let of = |name: &str, generation: i64, created: &str| {
+        let value = json!({
+            "apiVersion": "stower.dev/v1alpha1", "kind": "Container",
+            "metadata": {
+                "name": name, "namespace": "default", "uid": format!("uid-of-{name}"), "generation": generation,
+                "creationTimestamp": created,
+            },
+            "spec": {"image": "web:1"},
+        });
+        Some(good(&[Arc::new(stower_crds::read_accepted(value).unwrap())]))
+    };
+    let created = "2026-01-01T00:00:00Z";
+    let mut all = Sources::new();
+    let say = |all: &mut Sources, files: &[(&str, Option<FileState>)], complete| {
+        let files = files.iter().map(|(name, state)| (FileId::new(name), state.clone())).collect();
+        all.fresh(|ledger, fresh| ledger.objects(&server, files, complete, fresh, at(0).wall))
+    };
+    say(&mut all, &[("web", of("web", 7, created)), ("db", of("db", 1, created))], false);
+    assert_eq!(all.says(), ["db uid-of-db 1 db", "web uid-of-web 7 web"]);
+    let web = all.ledger.get(&key("web")).unwrap();
+    assert_eq!(web.created_at, created.parse().unwrap());
+    // Until all was read, what is not among it may still be there.
+    assert!(all.ledger.desired().unproven().is_some());
+    say(&mut all, &[("web", of("web", 9, created))], true);
+    assert_eq!(all.says(), ["db uid-of-db 1 db", "web uid-of-web 9 web"]);
+    assert_eq!(all.ledger.desired().unproven(), None);
+    let claimed: Vec<&str> = all.ledger.claimed(&server).map(|(file, _)| file.as_str()).collect();
+    assert_eq!(claimed, ["db", "web"]);
+    // All of them at once is proof too, other than of a directory.
+    say(&mut all, &[("web", None), ("db", None)], false);
+    assert_eq!(all.says(), ["db uid-of-db 1 db -", "web uid-of-web 9 web -"]);
+}

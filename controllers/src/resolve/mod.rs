@@ -138,6 +138,10 @@ pub struct Problem {
 pub enum ProblemKind {
     /// It is not there, or not ready. It is waited for.
     Missing,
+    /// Whether a ConfigMap is there cannot be told. It is asked for again.
+    ConfigMapUnavailable,
+    /// The same of a Secret.
+    SecretUnavailable,
     /// It is there, but of another source or node.
     Elsewhere,
     /// It cannot be as it is declared, whatever comes.
@@ -145,10 +149,17 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
+    /// Whether it may be there all the same.
+    pub(crate) fn is_unavailable(self) -> bool {
+        matches!(self, Self::ConfigMapUnavailable | Self::SecretUnavailable)
+    }
+
     /// As `status` has it.
     pub fn reason(self) -> Reason {
         match self {
             Self::Missing => Reason::DependencyMissing,
+            Self::ConfigMapUnavailable => Reason::ConfigMapUnavailable,
+            Self::SecretUnavailable => Reason::SecretUnavailable,
             Self::Elsewhere => Reason::DependencyOnOtherNode,
             Self::Invalid => Reason::CreateContainerConfigError,
         }
@@ -158,6 +169,14 @@ impl ProblemKind {
 impl Problem {
     pub(crate) fn missing(key: &ObjectKey) -> Self {
         Self { kind: ProblemKind::Missing, message: format!("{key} is not there") }
+    }
+
+    pub(crate) fn unavailable(key: &ObjectKey, why: &str) -> Self {
+        let kind = match key.kind {
+            Kind::ConfigMap => ProblemKind::ConfigMapUnavailable,
+            _ => ProblemKind::SecretUnavailable,
+        };
+        Self { kind, message: format!("{key} cannot be read: {why}") }
     }
 
     pub(crate) fn not_ready(key: &ObjectKey, why: &str) -> Self {

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use serde_json::json;
+use stower_crds::{Kind, ObjectKey};
 
 use crate::{fixtures::*, resolve::normal, *};
 
@@ -447,4 +448,37 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_a_server_does_not_tell_of_is_waited_for_and_never_left_out() {
+    let source = SourceId::new("directory");
+    let mut stage = Stage::default();
+    let from = |kind: &str, name: &str| json!({kind: {"name": name, "key": "a", "optional": true}});
+    stage.put(
+        "Container-web",
+        json!({"env": [
+            {"name": "S", "valueFrom": from("secretKeyRef", "s")},
+            {"name": "C", "valueFrom": from("configMapKeyRef", "c")},
+        ]}),
+    );
+    // All of the source is read at once: what is not there is not there, and may be left out.
+    assert!(stage.resolve("Container-web").unwrap().env.is_empty());
+    stage.desired.reads_singly(source.clone());
+    let secret = ObjectKey { kind: Kind::Secret, ..key_of("ConfigMap-s") };
+    let map = key_of("ConfigMap-c");
+    stage.desired.set_unavailable(secret.clone(), "forbidden".to_owned());
+    assert_eq!(
+        stage.mounts("Container-web"),
+        [
+            "SecretUnavailable: Secret default/s cannot be read: forbidden",
+            "ConfigMapUnavailable: ConfigMap default/c cannot be read: the API server has not been asked yet",
+        ]
+    );
+    stage.desired.set_absent(secret.clone());
+    stage.desired.set_absent(map);
+    assert!(stage.resolve("Container-web").unwrap().env.is_empty());
+    stage.desired.set_untold(&secret);
+    assert_eq!(stage.desired.unavailable(&source, &secret), Some("the API server has not been asked yet"));
+    assert_eq!(stage.desired.unavailable(&SourceId::new("local API"), &secret), None);
 }

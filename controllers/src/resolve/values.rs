@@ -76,12 +76,16 @@ fn look_up<'a>(
     };
     let key = ObjectKey::new(kind, declared.key.namespace.clone(), parsed);
     let found = match desired.values(&key) {
-        None => Err(Problem::missing(&key)),
+        None => Err(match desired.unavailable(&declared.source, &key) {
+            Some(why) => Problem::unavailable(&key, why),
+            None => Problem::missing(&key),
+        }),
         Some(it) => Problem::check(&key, it.terminating, &it.source, &declared.source)
             .map(|()| Some(it.spec.as_ref())),
     };
     match found {
-        Err(_) if optional => Ok(None),
+        // What may be there is not left out.
+        Err(problem) if optional && !problem.kind.is_unavailable() => Ok(None),
         other => other,
     }
 }

@@ -336,6 +336,14 @@ open_names! {
         PostStartHookError,
         /// Something it needs is not there.
         DependencyMissing,
+        /// Whether a ConfigMap that it needs is there cannot be told: the API server does not say.
+        ConfigMapUnavailable,
+        /// Whether a Secret that it needs is there cannot be told: the API server does not say.
+        SecretUnavailable,
+        /// What its namespace allows cannot be told.
+        NamespaceUnavailable,
+        /// Its namespace does not allow what it asks for.
+        PodSecurity,
         /// Something it needs is on another node.
         DependencyOnOtherNode,
         /// Stopped by a person.

@@ -278,6 +278,23 @@ impl Cgroups {
         make_dir(&top.join("shims")).map(|_| ())
     }
 
+    /// Gives all containers together just these limits: those that are not given are lifted. Their group is made where there is
+    /// anything to limit.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub fn limit_all(&self, limits: &Limits) -> Result<(), CgroupError> {
+        limits::check(self, limits)?;
+        let missing = |h: &Hierarchy| !self.group(h, "").is_dir();
+        if *limits == Limits::default() && self.hierarchies.iter().any(missing) {
+            return Ok(());
+        }
+        for h in &self.hierarchies {
+            self.make_top(h, &self.top(h), &[])?;
+        }
+        limits::apply(self, "", &limits.clone().whole(), false)
+    }
+
     /// Changes the limits of a running container. Those that are not given stay as they are.
     ///
     /// # Errors

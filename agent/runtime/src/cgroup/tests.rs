@@ -406,3 +406,24 @@ fn block_io_is_summed_over_devices() {
     assert_eq!(stats::io_v2(v2), (Some(15), Some(21)));
     assert_eq!(stats::io_v1(""), (Some(0), Some(0)));
 }
+
+#[test]
+fn root_all_containers_together_have_limits_that_go_when_they_are_taken_back() {
+    let groups = Cgroups::detect(&format!("all-{}", std::process::id()), None).unwrap();
+    let said = |controller: &str, v1: &str, v2: &str| {
+        let h = groups.with(controller).unwrap();
+        let file = groups.top(h).join("c").join(if h.v2 { v2 } else { v1 });
+        std::fs::read_to_string(file).unwrap().trim().to_owned()
+    };
+    // Where there is nothing to limit, nothing is made.
+    groups.limit_all(&Limits::default()).unwrap();
+    assert!(groups.hierarchies().iter().all(|h| !groups.top(h).exists()));
+    let limits = Limits { memory_bytes: Some(64 << 20), pids: Some(50), ..Limits::default() };
+    groups.limit_all(&limits).unwrap();
+    assert_eq!(said("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(said("pids", "pids.max", "pids.max"), "50");
+    groups.limit_all(&Limits::default()).unwrap();
+    assert_eq!(said("pids", "pids.max", "pids.max"), "max");
+    assert_ne!(said("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    groups.remove_root().unwrap();
+}

@@ -43,6 +43,19 @@ fn text(node: &Value, events: &[Value]) -> String {
         inner.field("Metadata", room(&pool["metadata"], age::bytes));
         tree.headed("Pool", str_of(&pool["name"]), inner);
     }
+    let kube = &status["kube"];
+    if kube.is_object() {
+        let mut inner = Tree::default();
+        inner.field("Connected", if kube["connected"] == true { "yes" } else { "no" });
+        inner.maybe("Last Contact", kube["lastContact"].as_str());
+        inner.maybe("Trouble Since", kube["troubleSince"].as_str());
+        inner.maybe("Message", kube["message"].as_str());
+        for (kind, why) in kube["notRead"].as_object().into_iter().flatten() {
+            inner.field(&format!("Not Read: {kind}"), str_of(why));
+        }
+        inner.maybe("Not Followed", kube["notFollowed"].as_str());
+        tree.headed("API Server", str_of(&kube["server"]), inner);
+    }
     let mut runtimes = Tree::default();
     for runtime in status["runtimes"].as_array().into_iter().flatten() {
         runtimes.field(&str_of(&runtime["name"]), self::runtime(runtime));

@@ -1,0 +1,60 @@
+//! The cluster whose API server this node takes objects from.
+
+use std::path::PathBuf;
+
+use super::layers::Merged;
+
+/// How the API server is found, and what is kept of what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubeConfig {
+    /// Whether objects are taken from an API server at all.
+    pub enabled: bool,
+    /// The file that says where the server is and who asks; without one, what a pod finds in its environment.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of that file; its current one by default.
+    pub context: Option<String>,
+    /// Where the values of Secrets are kept.
+    pub secret_cache: SecretCache,
+}
+
+/// Where the values of Secrets are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SecretCache {
+    /// In memory: after a restart of the agent, a start waits until the server has told them again.
+    #[default]
+    Memory,
+    /// In the data root too, readable by root alone: a node boots with no server in reach.
+    Disk,
+}
+
+impl SecretCache {
+    /// As it is written.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+impl KubeConfig {
+    pub(super) fn derive(merged: &mut Merged) -> Self {
+        let kubeconfig = merged.text("kube.kubeconfig").map(|_| merged.path("kube.kubeconfig", ""));
+        let context = merged.text("kube.context").map(str::to_owned);
+        // A file is reason enough, as for the kubelet.
+        let enabled = merged.bool("kube.enabled", kubeconfig.is_some());
+        if enabled && context.is_some() && kubeconfig.is_none() {
+            merged.wrong("kube.context", "is a context of the file kube.kubeconfig, which is not set");
+        }
+        let secret_cache = match merged.text("kube.secretCache") {
+            None | Some("memory") => SecretCache::Memory,
+            Some("disk") => SecretCache::Disk,
+            Some(other) => {
+                let message = format!("{other:?} is neither memory nor disk");
+                merged.wrong("kube.secretCache", message);
+                SecretCache::Memory
+            }
+        };
+        Self { enabled, kubeconfig, context, secret_cache }
+    }
+}
