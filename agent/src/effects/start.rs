@@ -227,7 +227,8 @@ impl Effects {
             cgroup,
             seccomp: built.seccomp.map(|caps| self.filter(caps)),
             default_rlimits: Vec::new(),
-            default_oom_score_adj: None,
+            // Not the agent's own, which is spared by who runs it.
+            default_oom_score_adj: Some(0),
             programs: self.programs.clone(),
             logs: LogLimits {
                 max_bytes: settings.logging.max_size,
