@@ -166,6 +166,9 @@ pub struct AgentArgs {
     /// What keeps a new Volume with driver local within its capacity: image, or project-quota on XFS [default: image]
     #[arg(long, value_name = "KIND")]
     pub volume_capacity: Option<String>,
+    /// Serve /metrics, /healthz and /readyz at this address too, to whoever reaches it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_bind_address: Option<String>,
     /// A registry to speak plain HTTP with; may be repeated
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     pub insecure_registry: Vec<String>,

@@ -125,6 +125,15 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         cluster.follow(&accepted, &words);
     }
     let served = tokio::spawn(crate::api::serve(Arc::clone(&node), paths.socket.clone()));
+    let scraped = fixed.metrics_bind_address.map(|address| {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            // Containers do not hang on who looks at them.
+            if let Err(error) = crate::api::serve_metrics(node, address).await {
+                tracing::error!(%error, %address, "cannot serve metrics; name a free address with --metrics-bind-address");
+            }
+        })
+    });
     tracing::info!(
         manifests = %paths.manifests.display(), data_root = %paths.data.display(),
         socket = %paths.socket.display(), instance, node = fixed.node_name, "the agent runs"
@@ -155,6 +164,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     notify.stopping();
     notifying.abort();
     dumps.abort();
+    if let Some(scraped) = scraped {
+        scraped.abort();
+    }
     rescans.abort();
     keeping.abort();
     reloading.abort();

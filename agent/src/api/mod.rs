@@ -22,6 +22,7 @@ mod objects;
 mod place;
 mod query;
 mod rootfs;
+mod scrape;
 mod selector;
 mod server;
 mod stall;
@@ -37,7 +38,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-pub use self::{backend::Backend, listen::BindError};
+pub use self::{backend::Backend, listen::BindError, scrape::serve_metrics};
 use self::{hub::Hub, listen::Listener, server::Limits};
 
 /// The group of all kinds.

@@ -49,6 +49,7 @@ pub(super) fn sources(global: GlobalArgs, args: AgentArgs) -> Result<Sources, Co
         node_name: args.node_name,
         storage_driver: args.storage_driver,
         storage_opts: args.storage_opt,
+        metrics_bind_address: args.metrics_bind_address,
         volume_capacity: args.volume_capacity,
         insecure_registries: args.insecure_registry,
         allow_empty: args.allow_empty,

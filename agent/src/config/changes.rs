@@ -89,6 +89,7 @@ impl Config {
             ("nodeName", json!(fixed.node_name)),
             ("cgroupParent", json!(fixed.cgroup_parent)),
             ("containers.limits", fixed.containers_limits.to_json()),
+            ("metricsBindAddress", json!(fixed.metrics_bind_address)),
             ("allowEmpty", json!(self.allow_empty)),
             ("logLevel", json!(self.log_level)),
             ("startConcurrency", json!(self.start_concurrency)),

@@ -71,6 +71,7 @@ pub(super) const FIELDS: &[Field] = &[
     flag("--node-name", restart("nodeName", Shape::Text)),
     restart("cgroupParent", Shape::Text),
     restart("containers.limits", Shape::Map),
+    flag("--metrics-bind-address", restart("metricsBindAddress", Shape::Text)),
     flag("--allow-empty", live("allowEmpty", Shape::Bool)),
     live("logLevel", Shape::Text),
     live("startConcurrency", Shape::Number),

@@ -341,6 +341,7 @@ impl Flags {
             ("nodeName", self.node_name.map(Value::from)),
             ("storageDriver", self.storage_driver.map(Value::from)),
             ("storageOpts", list(self.storage_opts)),
+            ("metricsBindAddress", self.metrics_bind_address.map(Value::from)),
             ("volumeCapacity", self.volume_capacity.map(Value::from)),
             ("insecureRegistries", list(self.insecure_registries)),
             ("allowEmpty", self.allow_empty.then(|| Value::from(true))),

@@ -9,7 +9,7 @@
 //! A flag wins over the environment, that over the file, and that over the default. [`fields`] is the one list of fields. All that
 //! is wrong is told at once, by file, line and column, variable or flag.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use stower_storage::{CapacityKind, UnpackLimits};
@@ -83,6 +83,8 @@ pub struct Fixed {
     pub containers_limits: ContainersLimits,
     /// The cluster whose API server objects are taken from, where that is asked for.
     pub kube: KubeConfig,
+    /// Where metrics are served over TCP; nowhere by default.
+    pub metrics_bind_address: Option<SocketAddr>,
 }
 
 /// What is kept of what a container writes. It counts for runs that begin after it.
@@ -115,6 +117,8 @@ pub struct Flags {
     pub storage_driver: Option<String>,
     /// `--storage-opt`, each `K=V`.
     pub storage_opts: Vec<String>,
+    /// `--metrics-bind-address`.
+    pub metrics_bind_address: Option<String>,
     /// `--volume-capacity`.
     pub volume_capacity: Option<String>,
     /// `--insecure-registry`.
@@ -239,12 +243,23 @@ impl Fixed {
         }
         let kube = KubeConfig::derive(merged);
         let containers_limits = ContainersLimits::derive(merged);
+        let metrics_bind_address = merged.text("metricsBindAddress").map(str::to_owned).and_then(|text| {
+            let address = address(&text);
+            if address.is_none() {
+                merged.wrong(
+                    "metricsBindAddress",
+                    format!("{text:?} is not ADDRESS:PORT, such as 127.0.0.1:9464"),
+                );
+            }
+            address
+        });
         let text = |path| merged.text(path).map(str::to_owned);
         Self {
             node_name: text("nodeName").unwrap_or_else(hostname),
             storage_driver: text("storageDriver"),
             cgroup_parent: text("cgroupParent"),
             containers_limits,
+            metrics_bind_address,
             storage_opts,
             paths,
             kube,
@@ -296,6 +311,13 @@ fn size(merged: &mut Merged, path: &str, default: u64, least: u64, such: &str) -
             default
         }
     }
+}
+
+/// An address with a port. One of version 6 may be without its brackets, as Kubernetes gives a node's.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.rsplit_once(':')?;
+    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    Some(SocketAddr::new(address.parse().ok()?, port.parse().ok().filter(|port| *port > 0)?))
 }
 
 fn hostname() -> String {
