@@ -1,6 +1,7 @@
 //! The command line as clap sees it: names, flags and defaults only. What a verb does is in [`crate::cli`].
 
 mod config;
+mod host;
 mod storage;
 mod system;
 
@@ -9,6 +10,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::config::{ConfigArgs, ConfigCheckArgs, ConfigCommand, ConfigShowArgs};
+pub use self::host::{
+    ClusterArgs, ClusterCheckArgs, ClusterCommand, ClusterPurgeArgs, HealthArgs, HostRunArgs,
+};
 pub use self::storage::{
     StorageArgs, StorageCommand, StorageInfoArgs, VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs,
     VolumePruneArgs, VolumeRmArgs, WaitForArgs,
@@ -124,6 +128,12 @@ pub enum Command {
     Config(ConfigArgs),
     /// Work with the data of volumes
     Volume(VolumeArgs),
+    /// Say whether the agent is well
+    Health(HealthArgs),
+    /// From a privileged pod, run a command of stower on the host
+    HostRun(HostRunArgs),
+    /// Work on all agents of a cluster, through its API server
+    Cluster(ClusterArgs),
     /// Print the custom resource definitions for a Kubernetes API server
     Crds,
     /// Print the version of this program and of the agent

@@ -24,6 +24,7 @@ mod engine;
 pub mod events;
 pub mod exec;
 mod handler;
+mod host;
 mod journal;
 mod kube;
 mod memory;

@@ -13,6 +13,7 @@ mod agent;
 mod apply;
 mod archive;
 mod attach;
+mod cluster;
 mod commit;
 mod completion;
 mod config;
@@ -28,6 +29,8 @@ mod exec;
 mod export;
 mod files;
 mod get;
+mod health;
+mod host_run;
 mod images;
 mod import;
 mod logs;
@@ -87,6 +90,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Completion(args) => return completion::run(&args),
         Command::Crds => return crds::run(),
         Command::Validate(args) => return validate::run(&args),
+        Command::Health(args) => return health::run(global, &args),
+        Command::HostRun(args) => return host_run::run(args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -97,7 +102,13 @@ fn run(cli: Cli) -> Result<(), CliError> {
     runtime.block_on(async {
         let context = Context::new(&global);
         match command {
-            Command::Agent(_) | Command::Completion(_) | Command::Crds | Command::Validate(_) => Ok(()),
+            Command::Agent(_)
+            | Command::Completion(_)
+            | Command::Crds
+            | Command::Validate(_)
+            | Command::Health(_)
+            | Command::HostRun(_) => Ok(()),
+            Command::Cluster(args) => cluster::run(&context, args).await,
             Command::Get(args) => get::run(&context, &args).await,
             Command::Describe(args) => describe::run(&context, &args).await,
             Command::Logs(args) => logs::run(&context, &args).await,

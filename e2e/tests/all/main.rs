@@ -18,6 +18,7 @@ mod examples;
 mod exec;
 mod harness;
 mod holds;
+mod host_run;
 mod images;
 mod inline;
 mod isolation;
