@@ -36,6 +36,13 @@ pub struct Image {
 }
 
 impl Image {
+    /// The one image of a layout.
+    pub fn open(name: &str, layout: &Path) -> Result<Self> {
+        let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json"))?)?;
+        let digest = index["manifests"][0]["digest"].as_str().context("an index without a manifest")?;
+        Ok(Self { name: name.to_owned(), layout: layout.to_owned(), digest: digest.to_owned() })
+    }
+
     /// The manifest as JSON.
     pub fn manifest(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&fs::read(self.blob(&self.digest)?)?)?)
@@ -93,6 +100,7 @@ pub struct ImageBuilder {
     config: Value,
     architecture: String,
     docker: bool,
+    reference: Option<String>,
 }
 
 impl ImageBuilder {
@@ -104,7 +112,14 @@ impl ImageBuilder {
             config: json!({}),
             architecture: ARCHITECTURE.to_owned(),
             docker: false,
+            reference: None,
         }
+    }
+
+    /// How the index names it, in place of `localhost/NAME:latest`: for who imports the layout.
+    pub fn reference(mut self, reference: &str) -> Self {
+        self.reference = Some(reference.to_owned());
+        self
     }
 
     /// Adds a folder's content, with its owners and modes, as the next layer.
@@ -135,22 +150,20 @@ impl ImageBuilder {
     /// The caller holds the cache's lock.
     pub fn build(&self, key: &str) -> Result<Image> {
         let described = format!(
-            "{FORMAT}\n{key}\n{:?}\n{}{}{}",
+            "{FORMAT}\n{key}\n{:?}\n{}{}{}{}",
             self.config,
             self.architecture,
             self.docker,
-            self.layers.len()
+            self.layers.len(),
+            self.reference.as_deref().unwrap_or_default()
         );
         let key = format!("{}-{}", self.name, &cache::sha256(described.as_bytes())[..16]);
         let layout = cache::once("images", &key, |staging| self.write(staging))
             .with_context(|| format!("build the image {}", self.name))?;
-        let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json"))?)?;
-        let digest =
-            index["manifests"][0]["digest"].as_str().context("an index without a manifest")?.to_owned();
-        Ok(Image { name: self.name.clone(), layout, digest })
+        Image::open(&self.name, &layout)
     }
 
-    /// Writes the image as an OCI layout into an empty folder; `index.json` names it `localhost/NAME:latest`.
+    /// Writes the image as an OCI layout into an empty folder; `index.json` names it `localhost/NAME:latest`, or as it was told.
     pub fn write(&self, layout: &Path) -> Result<()> {
         fs::create_dir_all(layout.join("blobs/sha256"))?;
         let mut layers = Vec::new();
@@ -177,9 +190,12 @@ impl ImageBuilder {
             json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers});
         let mut descriptor = put(layout, media_type, &serde_json::to_vec(&manifest)?)?;
         descriptor["platform"] = json!({"architecture": self.architecture, "os": "linux"});
-        descriptor["annotations"] = json!({
-            "org.opencontainers.image.ref.name": format!("localhost/{}:latest", self.name),
-        });
+        let name = self.reference.clone().unwrap_or_else(|| format!("localhost/{}:latest", self.name));
+        descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        if self.reference.is_some() {
+            // What containerd's `ctr images import` goes by.
+            descriptor["annotations"]["io.containerd.image.name"] = name.into();
+        }
         let index = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [descriptor],
         });

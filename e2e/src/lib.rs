@@ -14,6 +14,7 @@
 //! Nothing here links a crate of the agent: what the tests know, a user can know. What a test needs and the machine
 //! does not offer makes it fail with what to do ([`requires`]); it is never skipped.
 
+pub mod agent_image;
 pub mod cache;
 pub mod cargo;
 pub mod catalog;

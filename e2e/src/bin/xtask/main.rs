@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask demo | test | fuzz | kills | vm | powercut | oci | bench`.
+//! The project's own commands: `cargo xtask demo | test | image | fuzz | kills | vm | powercut | oci | bench`.
 
 mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod image;
 mod kills;
 mod oci;
 mod powercut;
@@ -18,6 +19,9 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
   test              install what the tests need, then run every check and every test
+  image [--debug] [--reference NAME] [DIR]
+                    build the agent's container image, an OCI layout and the same as one archive, below DIR (target/image); needs no
+                    Docker. The same sources and compiler give the same image
   fuzz [SECONDS]    give hostile bytes to the storage, for so long to each target (60); --repeatable: the same ones
                     each time
   kills [--n COUNT] [--seed N]
@@ -49,6 +53,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
         ["test"] => test::run(),
+        ["image", rest @ ..] => image::run(rest),
         ["fuzz"] => fuzz::run(fuzz::Search::Seconds(60)),
         ["fuzz", "--repeatable"] => fuzz::run(fuzz::Search::Repeatable(1500)),
         ["fuzz", seconds] => match seconds.parse() {
