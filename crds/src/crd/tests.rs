@@ -43,6 +43,32 @@ fn the_committed_definitions_are_current() {
     assert_eq!(crd_yaml().matches("kind: CustomResourceDefinition").count(), Kind::CUSTOM.len());
 }
 
+/// The chart's are the same, and Helm leaves them alone.
+#[test]
+fn the_charts_definitions_are_current() {
+    for kind in Kind::CUSTOM {
+        let file = format!("../charts/stower-crds/templates/{}.stower.dev.yaml", kind.plural());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let mut kept = crd(*kind);
+        kept["metadata"]["annotations"] = json!({"helm.sh/resource-policy": "keep"});
+        let text = crate::to_yaml(&kept);
+        assert!(!text.contains("{{"), "{} would be taken for a template", path.display());
+        if env::var_os("UPDATE").is_some() {
+            fs::write(&path, &text).expect("writable");
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == text,
+            "{} is not current: run UPDATE=1 cargo test -p stower-crds",
+            path.display()
+        );
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/stower-crds/templates");
+    let files = fs::read_dir(folder).unwrap().flatten();
+    let definitions = files.filter(|file| file.path().extension().is_some_and(|end| end == "yaml")).count();
+    assert_eq!(definitions, Kind::CUSTOM.len(), "a definition of the chart is of no kind");
+}
+
 #[test]
 fn names_are_as_documented() {
     let crd = crd(Kind::Container);
