@@ -31,8 +31,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                     --essential: those that every change should pass
   powercut [--n COUNT] [--kills COUNT] [--driver NAME] [--seed N] [--here]
                     cut the power of recorded work at COUNT entries (1000) and verify what each leaves (needs QEMU, no KVM)
-  oci [--vm] [NAME]… run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
-                    installed (needs Go); --vm: in a virtual machine with cgroup v2 alone, on Debian's runc and crun
+  oci [--vm [--alone]] [NAME]…
+                    run the validation programs of the OCI runtime-tools on stower-runtime, and on runc and crun where they are
+                    installed (needs Go); --vm: in a virtual machine with cgroup v2 alone, on Debian's runc and crun, or --alone
+  oci --podman      run redis and nginx under Debian's podman on stower-runtime
   bench [ROUNDS]    measure an optimised build and print medians, and ratios to a bare clone3
   bench --n COUNT   so many containers on one agent: rate of starts, memory, what a change costs";
 
@@ -66,7 +68,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["vm", "--test", name] => vm::run(&[name]),
         ["powercut", rest @ ..] => powercut::run(rest),
         ["oci", "--podman"] => oci::podman::run(),
-        ["oci", "--vm", names @ ..] => oci::run_in_guest(names),
+        ["oci", "--vm", "--alone", names @ ..] => oci::run_in_guest(names, true),
+        ["oci", "--vm", names @ ..] => oci::run_in_guest(names, false),
         ["oci", names @ ..] => oci::run(names),
         ["bench", rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
