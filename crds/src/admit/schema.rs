@@ -8,7 +8,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::FieldError;
-use crate::{Duration, Quantity, crd};
+use crate::{Duration, ParseQuantityError, Quantity, crd};
 
 /// Errors that are reported at most for one document.
 pub(super) const MAX_ERRORS: usize = 100;
@@ -252,6 +252,16 @@ impl Schema {
                     *value = whole.into();
                 }
             }
+            // Rules multiply what is small beyond the smallest amount, and overflow.
+            Value::String(text) if self.has_pattern(Quantity::PATTERN) && text.contains(['e', 'E']) => {
+                if let Ok(quantity) = Quantity::from_str(text) {
+                    *text = quantity.to_string();
+                }
+            }
+            // They know one spelling of it; both mean the same.
+            Value::String(text) if self.has_pattern(Duration::PATTERN) && text.contains('µ') => {
+                *text = text.replace('µ', "u");
+            }
             Value::Object(map) => {
                 map.retain(|name, value| !(value.is_null() && self.properties.contains_key(name)));
                 for (name, property) in &self.properties {
@@ -272,6 +282,10 @@ impl Schema {
             }
             _ => {}
         }
+    }
+
+    fn has_pattern(&self, wanted: &str) -> bool {
+        self.pattern.as_ref().is_some_and(|(_, pattern)| pattern == wanted)
     }
 
     /// Checks types and values.
@@ -386,13 +400,19 @@ impl Schema {
         if length < min {
             return errors.also(path, "must not be empty".to_owned());
         }
-        if text.contains('\0') {
-            return errors.also(path, "must not contain a NUL character".to_owned());
-        }
-        let Some((regex, pattern)) = &self.pattern else { return };
+        let nul = |errors: &mut Errors| {
+            if text.contains('\0') {
+                errors.also(path, "must not contain a NUL character".to_owned());
+            }
+        };
+        let Some((regex, pattern)) = &self.pattern else { return nul(errors) };
         if !regex.is_match(text) {
             let why = crd::explain(pattern).unwrap_or_else(|| format!("must match '{pattern}'"));
-            return errors.also(path, format!("{why}, not {}", shown()));
+            let message = format!("{why}, not {}", shown());
+            if pattern == Quantity::PATTERN && is_vast(text) {
+                return errors.push(path, message);
+            }
+            return errors.also(path, message);
         }
         let refused = match pattern.as_str() {
             Quantity::PATTERN => Quantity::from_str(text).err().map(|error| error.to_string()),
@@ -400,9 +420,16 @@ impl Schema {
             _ => None,
         };
         if let Some(why) = refused {
-            errors.also(path, format!("{why}, not {}", shown()));
+            return errors.push(path, format!("{why}, not {}", shown()));
         }
+        nul(errors);
     }
+}
+
+/// Whether a text may be an amount beyond what the rules can compare without an overflow.
+fn is_vast(text: &str) -> bool {
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
+    (is_number && text.contains(['e', 'E'])) || Quantity::from_str(text) == Err(ParseQuantityError::TooLarge)
 }
 
 /// What a value is, for a message.

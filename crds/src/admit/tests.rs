@@ -205,6 +205,21 @@ fn rules_are_asked_beside_errors_of_values() {
     assert_eq!(verdict(&blocked), ["spec.args: must be a list, not the number 5"]);
 }
 
+/// No rule is asked about amounts that it would have to multiply beyond 128 bits.
+#[test]
+fn vast_amounts_are_compared_with_nothing() {
+    for vast in ["1e99", "1e999", "99999999999999999999999999999999", "-99999999999999999999E"] {
+        let asked = json!({ "resources": { "limits": { "memory": vast }, "requests": { "memory": "1n" } } });
+        let said = verdict(&asked);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("spec.resources.limits.memory: "), "{said:?}");
+    }
+    assert_eq!(verdict(&json!({ "restart": { "backoff": { "initial": "1µs" } } })), Vec::<String>::new());
+    // Less than the smallest amount is the smallest amount, as in Kubernetes.
+    let tiny = json!({ "resources": { "limits": { "memory": "1E-99" }, "requests": { "memory": "1n" } } });
+    assert_eq!(verdict(&tiny), Vec::<String>::new());
+}
+
 #[test]
 fn the_second_of_several_equal_keys_tells_of_all() {
     let env = json!({ "env": [{ "name": "A" }, { "name": "A" }, { "name": "A" }, { "name": "B" }] });
