@@ -99,7 +99,7 @@ fn explain_tells_of_every_field() -> Result<()> {
         ("containers.stower.dev", "KIND:       Container", "one process tree"),
         ("containers.stower.dev.spec.volumesFrom", "FIELD: volumesFrom", "A path in `volumeMounts` wins"),
         ("containers.stower.dev.spec.restart.rules.exitCodes.values", "FIELD: values", "<[]integer>"),
-        ("datacontainers.stower.dev.spec.volumes.mountPath", "FIELD: mountPath", "-required-"),
+        ("datacontainers.stower.dev.spec.volumes", "FIELD: volumes", "mountPath <string> -required-"),
         ("volumes.stower.dev.status.conditions", "FIELD: conditions", "one of each type"),
     ];
     for (field, line, words) in told {
