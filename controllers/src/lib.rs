@@ -18,9 +18,11 @@
 mod accept;
 mod account;
 mod action;
+mod bucket;
 mod change;
 mod check;
 mod container;
+mod correlate;
 mod desired;
 mod disk;
 #[cfg(test)]
@@ -28,11 +30,13 @@ mod fixtures;
 mod gc;
 mod hooks;
 mod image;
+mod lease;
 mod limit;
 mod observed;
 mod plan;
 mod pod_security;
 mod probe;
+mod publish;
 mod record;
 mod resolve;
 mod restart;
@@ -45,13 +49,16 @@ pub use accept::{
     Changes, Claim, Entry, FileId, FileState, FsId, Ledger, RejectReason, Rejection, SourceSnapshot,
 };
 pub use action::{Act, Action, ActionKind, StorageMode, Why};
+pub use bucket::TokenBucket;
 pub use change::{Change, FieldChange, diff};
 pub use check::check;
+pub use correlate::{About, Correlator, EventAct, EventLimits, Occurrence, WrittenEvent};
 pub use desired::{AnyDeclared, Completeness, Declared, Desired, Meta, SourceId, Values};
 pub use disk::{Disk, DiskPolicy, DiskPressure, Floor, Goal, PoolRoom, PressureKind, Room};
 pub use gc::{ImageFacts, References, Removal, Spared, Stored, Takes, references};
 pub use hooks::{FailedHook, HOOK_EXTENSION, HookState, PostStart};
 pub use image::{WantedImage, pull_policy, wanted_image};
+pub use lease::{LEASE_DURATION, LEASE_RENEWAL, Lease, LeaseAct, LeaseAnswer, LeaseKeeper, Standing};
 pub use limit::{LayerLimit, LimitChange};
 pub use observed::{
     CgroupState, Exit, Failure, FailureReason, FilesState, ImageDigest, ImageState, LastWords, Observed,
@@ -65,6 +72,7 @@ pub use pod_security::{
 pub use probe::{
     KeptProbes, ProbeEvent, ProbeFacts, ProbeFailure, ProbeOutcome, Probed, Prober, Ticket as ProbeTicket,
 };
+pub use publish::{Answer, Mark, Outbox, Publish, PublishLimits};
 pub use record::{
     Deadline, EndCause, Ended, Hold, Launch, LaunchStage, RECORD_VERSION, Record, RecordState, Records,
     ResolvedImage, Unhealthy,
