@@ -2,6 +2,7 @@
 
 mod config;
 mod host;
+mod node;
 mod storage;
 mod system;
 
@@ -13,6 +14,7 @@ pub use self::config::{ConfigArgs, ConfigCheckArgs, ConfigCommand, ConfigShowArg
 pub use self::host::{
     ClusterArgs, ClusterCheckArgs, ClusterCommand, ClusterPurgeArgs, HealthArgs, HostRunArgs,
 };
+pub use self::node::{NodeArgs, NodeCommand, NodeForgetArgs};
 pub use self::storage::{
     StorageArgs, StorageCommand, StorageInfoArgs, VolumeArgs, VolumeCommand, VolumeInspectArgs, VolumeLsArgs,
     VolumePruneArgs, VolumeRmArgs, WaitForArgs,
@@ -30,6 +32,8 @@ pub const DEFAULT_DATA_ROOT: &str = "/var/lib/stower";
 pub const DEFAULT_RUN_ROOT: &str = "/run/stower";
 /// The configuration file of an agent that was not told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/stower/config.yaml";
+/// The namespace of the agents' Leases, where none was named.
+pub const DEFAULT_LEASE_NAMESPACE: &str = "stower-system";
 /// The environment variable that names the socket.
 pub const SOCKET_ENV: &str = "STOWER_SOCKET";
 
@@ -58,7 +62,13 @@ pub struct GlobalArgs {
     /// The agent's unix socket [default: /run/stower/stower.sock]
     #[arg(long, global = true, env = SOCKET_ENV, value_name = "PATH", hide_env_values = true)]
     pub socket: Option<PathBuf>,
-    /// The namespace to look in [default: default]
+    /// Talk to the API server that this kubeconfig names, not to an agent [default: $KUBECONFIG, then ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Talk to the API server of this context of the kubeconfig, not to an agent
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The namespace to look in [default: that of the context, or default]
     #[arg(short, long, global = true, value_name = "NAME")]
     pub namespace: Option<String>,
     /// Look in all namespaces
@@ -106,7 +116,7 @@ pub enum Command {
     Restart(StopArgs),
     /// Show what the agent would do now, without doing it
     Plan(PlanArgs),
-    /// Check manifests without an agent
+    /// Check manifests without an agent, or by a cluster's API server
     Validate(ValidateArgs),
     /// Show what happened lately
     Events(EventsArgs),
@@ -134,6 +144,8 @@ pub enum Command {
     HostRun(HostRunArgs),
     /// Work on all agents of a cluster, through its API server
     Cluster(ClusterArgs),
+    /// Work with the nodes of a cluster
+    Node(NodeArgs),
     /// Print the custom resource definitions for a Kubernetes API server
     Crds,
     /// Print the version of this program and of the agent
@@ -251,6 +263,9 @@ pub struct GetArgs {
     /// Do not fail when an object is not there
     #[arg(long)]
     pub ignore_not_found: bool,
+    /// Show in JSON and YAML who manages which field, which an API server keeps
+    #[arg(long)]
+    pub show_managed_fields: bool,
 }
 
 /// `stower describe`.
@@ -455,6 +470,9 @@ pub struct ApplyArgs {
     /// How to print what is there after it: json, yaml or name
     #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<Output>,
+    /// Take over fields that others manage; an API server refuses to change those otherwise
+    #[arg(long)]
+    pub force_conflicts: bool,
     /// Wait until all of it is ready
     #[arg(long)]
     pub wait: bool,
@@ -550,6 +568,9 @@ pub struct PlanArgs {
 
 /// `stower validate`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "With --context or --kubeconfig the API server is asked, without changing anything: it knows what is there already,\nand who may do what.\n\nExamples:\n  stower validate -f web.yaml\n  stower validate -f manifests/ -R --context prod"
+)]
 pub struct ValidateArgs {
     /// A file, a directory, or - for standard input; may be repeated
     #[arg(short, long = "filename", value_name = "FILE|DIR|-", required = true)]

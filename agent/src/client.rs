@@ -1,4 +1,9 @@
-//! The command line's way to the agent: HTTP/1.1 over the unix socket, one connection a request.
+//! The command line's way to an agent (HTTP/1.1 over its unix socket, one connection a request), or to the API server of a cluster.
+//! Both speak the same REST.
+
+mod cluster;
+mod stream;
+mod url;
 
 use std::{
     io,
@@ -6,24 +11,26 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header,
-};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{Method, Request, Response, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+pub use self::{
+    cluster::{Cluster, ClusterError},
+    stream::Stream,
+    url::Url,
+};
 use crate::args::SOCKET_ENV;
 
 /// How long the agent may take to begin its answer. Longer than the agent's own deadline for its reconcile loop.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// The most that is read of an answer that is not streamed.
 const MAX_ANSWER: usize = 256 << 20;
-/// The longest line of a stream.
-const MAX_LINE: usize = 16 << 20;
+
+/// An answer's body, whoever it comes from.
+type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Why a request got no answer, or a refusal.
 #[derive(Debug, thiserror::Error)]
@@ -47,15 +54,23 @@ pub enum ClientError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The agent went away in the middle, or speaks something else.
-    #[error("the connection to the agent on {} broke off: {what}", socket.display())]
-    Broken {
-        /// The socket.
-        socket: PathBuf,
+    /// The API server is not to be reached.
+    #[error("the API server at {server} does not answer: {what}")]
+    NoServer {
+        /// Its address.
+        server: String,
         /// What happened.
         what: String,
     },
-    /// The agent answered with a refusal.
+    /// Whoever answers went away in the middle, or speaks something else.
+    #[error("the connection to {peer} broke off: {what}")]
+    Broken {
+        /// Who it is.
+        peer: String,
+        /// What happened.
+        what: String,
+    },
+    /// The answer is a refusal.
     #[error("Error from server ({}): {}", .0.reason, .0.message)]
     Status(Status),
 }
@@ -105,6 +120,12 @@ impl ClientError {
         matches!(self, Self::Status(status) if status.code == 404)
     }
 
+    /// Whether the thing is not as it was thought to be.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status(status) if status.code == 409)
+    }
+
     /// Whether a watch must begin anew with a list.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -128,6 +149,12 @@ impl Content {
         Self { media_type: "application/json", bytes: value.to_string().into_bytes() }
     }
 
+    /// What to change of an object: fields that are null go (RFC 7386).
+    #[must_use]
+    pub fn merge(value: &Value) -> Self {
+        Self { media_type: "application/merge-patch+json", bytes: value.to_string().into_bytes() }
+    }
+
     /// An object to apply.
     #[must_use]
     pub fn apply(value: &Value) -> Self {
@@ -135,29 +162,57 @@ impl Content {
     }
 }
 
-/// Talks to one agent.
+/// Talks to one agent, or to one API server.
 #[derive(Debug, Clone)]
-pub struct Client {
-    socket: PathBuf,
+pub struct Client(Peer);
+
+#[derive(Debug, Clone)]
+enum Peer {
+    Agent(PathBuf),
+    Server(Cluster),
 }
 
 impl Client {
     /// A client for the agent on this socket; connects with each request.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self(Peer::Agent(socket.into()))
     }
 
-    /// The socket it talks to.
+    /// A client for the API server of a cluster.
     #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    pub fn of_cluster(cluster: Cluster) -> Self {
+        Self(Peer::Server(cluster))
+    }
+
+    /// Whether it talks to an API server, and not to an agent.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.0, Peer::Server(_))
+    }
+
+    /// The client of the API server that it talks to.
+    #[must_use]
+    pub fn of_kube(&self) -> Option<&kube::Client> {
+        match &self.0 {
+            Peer::Agent(_) => None,
+            Peer::Server(cluster) => Some(cluster.kube()),
+        }
+    }
+
+    /// Who answers, for people.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        match &self.0 {
+            Peer::Agent(socket) => format!("the agent on {}", socket.display()),
+            Peer::Server(cluster) => format!("the API server at {}", cluster.server()),
+        }
     }
 
     /// Asks for JSON.
     ///
     /// # Errors
-    /// When the agent does not answer, or refuses.
+    /// When nobody answers, or it is refused.
     pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
         self.json(Method::GET, path, None).await
     }
@@ -165,7 +220,7 @@ impl Client {
     /// Sends a request and reads its JSON answer.
     ///
     /// # Errors
-    /// When the agent does not answer, or refuses.
+    /// When nobody answers, or it is refused.
     pub async fn json(
         &self,
         method: Method,
@@ -184,7 +239,7 @@ impl Client {
     /// Applies an object and tells what that changed: `created`, `configured` or `unchanged`.
     ///
     /// # Errors
-    /// When the agent does not answer, or refuses.
+    /// When nobody answers, or it is refused.
     pub async fn apply(&self, path: &str, object: &Value) -> Result<(Value, String), ClientError> {
         let response =
             self.send(Method::PATCH, path, Some(Content::apply(object)), Some(ANSWER_DEADLINE)).await?;
@@ -200,7 +255,7 @@ impl Client {
     /// Asks for text.
     ///
     /// # Errors
-    /// When the agent does not answer, or refuses.
+    /// When nobody answers, or it is refused.
     pub async fn text(&self, path: &str) -> Result<String, ClientError> {
         let response = self.send(Method::GET, path, None, Some(ANSWER_DEADLINE)).await?;
         let bytes = self.read(response).await?;
@@ -210,7 +265,7 @@ impl Client {
     /// Sends a request whose answer comes piece by piece, or late.
     ///
     /// # Errors
-    /// When the agent does not answer, or refuses.
+    /// When nobody answers, or it is refused.
     pub async fn stream(
         &self,
         method: Method,
@@ -225,7 +280,7 @@ impl Client {
     /// already.
     ///
     /// # Errors
-    /// When the agent does not answer, or refuses.
+    /// When nobody answers, or it is refused.
     pub async fn upgrade(&self, path: &str) -> Result<(UnixStream, Vec<u8>), ClientError> {
         let response = self.exchange(Method::POST, path, None, true);
         let response = tokio::time::timeout(ANSWER_DEADLINE, response)
@@ -236,16 +291,16 @@ impl Client {
             let bytes = self.read(response).await?;
             return Err(ClientError::Status(Status::read(code.as_u16(), &bytes)));
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|error| self.broken(describe(&error)))?;
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| self.broken(chain(&error)))?;
         let parts = upgraded
             .downcast::<TokioIo<UnixStream>>()
             .map_err(|_| self.broken("the connection cannot be taken over".to_owned()))?;
         Ok((parts.io.into_inner(), parts.read_buf.to_vec()))
     }
 
-    async fn read(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    async fn read(&self, response: Response<Body>) -> Result<Bytes, ClientError> {
         let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
-        Ok(body.collect().await.map_err(|error| self.broken(error.to_string()))?.to_bytes())
+        Ok(body.collect().await.map_err(|error| self.broken(chain(&*error)))?.to_bytes())
     }
 
     async fn send(
@@ -254,7 +309,7 @@ impl Client {
         path: &str,
         content: Option<Content>,
         deadline: Option<Duration>,
-    ) -> Result<Response<Incoming>, ClientError> {
+    ) -> Result<Response<Body>, ClientError> {
         let answer = self.exchange(method, path, content, false);
         let response = match deadline {
             None => answer.await?,
@@ -276,9 +331,13 @@ impl Client {
         path: &str,
         content: Option<Content>,
         upgrade: bool,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let stream = connect(&self.socket).await.map_err(|source| {
-            let socket = self.socket.clone();
+    ) -> Result<Response<Body>, ClientError> {
+        let socket = match &self.0 {
+            Peer::Agent(socket) => socket,
+            Peer::Server(cluster) => return cluster.send(method, path, content).await,
+        };
+        let stream = connect(socket).await.map_err(|source| {
+            let socket = socket.clone();
             if source.kind() == io::ErrorKind::PermissionDenied {
                 ClientError::Denied { socket, source }
             } else {
@@ -287,7 +346,7 @@ impl Client {
         })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| self.broken(describe(&error)))?;
+            .map_err(|error| self.broken(chain(&error)))?;
         tokio::spawn(connection.with_upgrades());
         let mut request = Request::builder()
             .method(method)
@@ -307,20 +366,25 @@ impl Client {
             content.bytes.into()
         });
         let request = request.body(Full::new(body)).map_err(|error| self.broken(error.to_string()))?;
-        sender.send_request(request).await.map_err(|error| self.broken(describe(&error)))
+        let response = sender.send_request(request).await.map_err(|error| self.broken(chain(&error)))?;
+        Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
     }
 
-    fn broken(&self, what: String) -> ClientError {
-        ClientError::Broken { socket: self.socket.clone(), what }
+    /// The error of a connection that broke off.
+    pub(crate) fn broken(&self, what: impl Into<String>) -> ClientError {
+        ClientError::Broken { peer: self.peer(), what: what.into() }
     }
 }
 
-/// hyper's own words, and the system's behind them.
-fn describe(error: &hyper::Error) -> String {
+/// An error's own words, and what is behind them, each once.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(inner) = source {
-        text = format!("{text}: {inner}");
+        let more = inner.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
         source = inner.source();
     }
     text
@@ -337,135 +401,6 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
     };
     let parent = std::fs::File::open(parent)?;
     UnixStream::connect(PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name)).await
-}
-
-/// An answer that comes piece by piece.
-#[derive(Debug)]
-pub struct Stream {
-    body: Incoming,
-    buffer: Vec<u8>,
-    client: Client,
-}
-
-impl Stream {
-    /// The next bytes as they come; `None` at the end.
-    ///
-    /// # Errors
-    /// When the connection breaks.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
-        if !self.buffer.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.buffer).into()));
-        }
-        self.more().await
-    }
-
-    async fn more(&mut self) -> Result<Option<Bytes>, ClientError> {
-        loop {
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(self.client.broken(describe(&error))),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The next line without its end; `None` after the last.
-    ///
-    /// # Errors
-    /// When the connection breaks, or a line is longer than 16 MiB.
-    pub async fn line(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
-        let mut seen = 0;
-        loop {
-            if let Some(at) = self.buffer[seen..].iter().position(|&b| b == b'\n') {
-                let mut line: Vec<u8> = self.buffer.drain(..=seen + at).collect();
-                line.pop();
-                return Ok(Some(line));
-            }
-            seen = self.buffer.len();
-            if seen > MAX_LINE {
-                return Err(self.client.broken("a line of its answer is too long".to_owned()));
-            }
-            match self.more().await? {
-                Some(data) => self.buffer.extend_from_slice(&data),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Ok(Some(std::mem::take(&mut self.buffer))),
-            }
-        }
-    }
-
-    /// The next line as JSON; `None` after the last.
-    ///
-    /// # Errors
-    /// When the connection breaks, the line is not JSON, or it is a `Status` that says no.
-    pub async fn event(&mut self) -> Result<Option<Value>, ClientError> {
-        let Some(line) = self.line().await? else { return Ok(None) };
-        let value: Value = serde_json::from_slice(&line)
-            .map_err(|error| self.client.broken(format!("a line of its answer is not JSON: {error}")))?;
-        let object = if value["type"] == "ERROR" { &value["object"] } else { &value };
-        match Status::of(object, 500) {
-            Some(status) => Err(ClientError::Status(status)),
-            None => Ok(Some(value)),
-        }
-    }
-}
-
-/// Builds a path with a query: each value is percent-encoded (RFC 3986).
-#[derive(Debug, Clone)]
-pub struct Url(String, bool);
-
-impl Url {
-    /// A path of segments, each encoded.
-    #[must_use]
-    pub fn new(segments: &[&str]) -> Self {
-        let mut path = String::new();
-        for segment in segments {
-            path.push('/');
-            encode(segment, &mut path);
-        }
-        Self(path, false)
-    }
-
-    /// Adds a query parameter.
-    #[must_use]
-    pub fn query(mut self, name: &str, value: &str) -> Self {
-        self.0.push(if self.1 { '&' } else { '?' });
-        self.1 = true;
-        encode(name, &mut self.0);
-        self.0.push('=');
-        encode(value, &mut self.0);
-        self
-    }
-
-    /// Adds a query parameter when there is a value.
-    #[must_use]
-    pub fn maybe(self, name: &str, value: Option<&str>) -> Self {
-        match value {
-            Some(value) => self.query(name, value),
-            None => self,
-        }
-    }
-
-    /// The path and query.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-fn encode(text: &str, out: &mut String) {
-    use std::fmt::Write;
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
 }
 
 #[cfg(test)]

@@ -44,5 +44,7 @@ pub use yaml::{Document, Limits, Location, ParseError, read_documents, to_yaml};
 pub const GROUP: &str = "stower.dev";
 /// Their version.
 pub const VERSION: &str = "v1alpha1";
+/// The finalizer of the agent whose node an object of a cluster is on: it stays until what it stands for is gone from the node.
+pub const FINALIZER: &str = "stower.dev/agent";
 /// Group and version, as `apiVersion` in documents.
 pub const API_VERSION: &str = "stower.dev/v1alpha1";

@@ -33,14 +33,15 @@ const NAMED: usize = 10;
 
 pub(super) async fn run(context: &Context, args: ClusterArgs) -> Result<(), CliError> {
     match args.command {
-        ClusterCommand::Purge(args) => purge(&args).await,
+        ClusterCommand::Purge(args) => purge(context, &args).await,
         ClusterCommand::Check(args) => check(context, &args).await,
     }
 }
 
-async fn client() -> Result<Client, CliError> {
-    Client::try_default().await.map_err(|error| {
-        CliError::Message(format!("no API server: {error}; set KUBECONFIG, or run this in a pod"))
+/// That of the cluster which was named, or is meant.
+fn client(context: &Context) -> Result<Client, CliError> {
+    context.client.of_kube().cloned().ok_or_else(|| {
+        CliError::Message("this is asked of a cluster, not of an agent: leave --socket out".to_owned())
     })
 }
 
@@ -87,9 +88,9 @@ async fn left(client: &Client, kind: &str) -> Result<Vec<Left>, CliError> {
     }
 }
 
-async fn purge(args: &ClusterPurgeArgs) -> Result<(), CliError> {
+async fn purge(context: &Context, args: &ClusterPurgeArgs) -> Result<(), CliError> {
     let timeout = timeout(&args.timeout)?;
-    let client = client().await?;
+    let client = client(context)?;
     let begin = Instant::now();
     let mut deleted = 0_usize;
     loop {
@@ -145,7 +146,7 @@ fn unfinished(waiting: &[Left]) -> String {
 
 async fn check(context: &Context, args: &ClusterCheckArgs) -> Result<(), CliError> {
     let timeout = timeout(&args.timeout)?;
-    let client = client().await?;
+    let client = client(context)?;
     let namespace = context.namespace();
     let begin = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! What every client verb has at hand: the agent, the namespace asked for, and standard output.
+//! What every client verb has at hand: the agent or the API server, the namespace asked for, and standard output.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,42 +11,80 @@ use serde_json::Value;
 use super::error::CliError;
 use crate::{
     args::{DEFAULT_SOCKET, DataOutput, GlobalArgs},
-    client::Client,
+    client::{Client, Cluster},
 };
 
 /// The namespace of whoever names none.
-pub(super) const DEFAULT_NAMESPACE: &str = "default";
+const DEFAULT_NAMESPACE: &str = "default";
 
 /// What every client verb has at hand.
 #[derive(Debug)]
 pub(super) struct Context {
-    /// The agent.
+    /// The agent, or the API server.
     pub(super) client: Client,
     /// What `-n` said.
     pub(super) namespace: Option<String>,
+    /// The namespace of whoever names none.
+    default_namespace: String,
     /// Whether `-A` was given.
     pub(super) all_namespaces: bool,
 }
 
 impl Context {
-    pub(super) fn new(global: &GlobalArgs) -> Self {
-        let socket = global.socket.clone().filter(|path| !path.as_os_str().is_empty());
-        Self {
-            client: Client::new(socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))),
+    /// Finds whom the command talks to: an agent, unless a cluster is named or meant.
+    pub(super) async fn new(global: &GlobalArgs, meant: Meant) -> Result<Self, CliError> {
+        let (client, default_namespace) = if meant.is_cluster(global)? {
+            let cluster = Cluster::open(global.kubeconfig.as_deref(), global.context.as_deref()).await?;
+            let namespace = cluster.namespace().to_owned();
+            (Client::of_cluster(cluster), namespace)
+        } else {
+            (Client::new(socket(global)), DEFAULT_NAMESPACE.to_owned())
+        };
+        Ok(Self {
+            client,
             namespace: global.namespace.clone(),
+            default_namespace,
             all_namespaces: global.all_namespaces,
-        }
+        })
     }
 
     /// The namespace that a name is looked up in.
     pub(super) fn namespace(&self) -> &str {
-        self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
+        self.namespace.as_deref().unwrap_or(&self.default_namespace)
     }
 
     /// The namespace to list, `None` for all.
     pub(super) fn scope(&self) -> Option<&str> {
         (!self.all_namespaces).then(|| self.namespace())
     }
+}
+
+/// Whom a command line means, where it names nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Meant {
+    /// The program was called as a plugin of kubectl, or the verb is about a cluster.
+    pub(super) cluster: bool,
+    /// The socket was named by the flag, not by the environment.
+    pub(super) socket: bool,
+}
+
+impl Meant {
+    fn is_cluster(self, global: &GlobalArgs) -> Result<bool, CliError> {
+        let named = global.kubeconfig.is_some() || global.context.is_some();
+        if named && self.socket {
+            return Err(CliError::Message(
+                "--socket names the agent of a node, --context and --kubeconfig a cluster: give one of them"
+                    .to_owned(),
+            ));
+        }
+        Ok(named || (self.cluster && !self.socket))
+    }
+}
+
+/// The agent's socket, for whoever talks to one.
+pub(super) fn socket(global: &GlobalArgs) -> PathBuf {
+    let named = global.socket.clone().filter(|path| !path.as_os_str().is_empty());
+    named.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))
 }
 
 /// The time for ages.

@@ -1,4 +1,4 @@
-//! `stower delete`: takes objects out of the agent's own source, and waits until they are gone.
+//! `stower delete`: takes objects out of the agent's own source, or out of a cluster, and waits until they are gone.
 
 use super::{
     age,
@@ -33,7 +33,9 @@ pub(super) async fn run(context: &Context, args: &DeleteArgs) -> Result<(), CliE
         match context.client.json(hyper::Method::DELETE, url.as_str(), None).await {
             Ok(object) => {
                 println(report(&target, "deleted", args.dry_run))?;
-                let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+                // What is gone at once is told of by an API server in a Status.
+                let uid = object["metadata"]["uid"].as_str().or(object["details"]["uid"].as_str());
+                let uid = uid.unwrap_or_default().to_owned();
                 gone.push((target, uid));
             }
             Err(error) if args.ignore_not_found && error.is_not_found() => {}

@@ -16,17 +16,21 @@ pub(super) use self::tree::Tree;
 use self::tree::{generic, title};
 use super::{
     age,
-    context::{Context, now, print},
+    context::{Context, note, now, print},
     error::{CliError, Failures},
     events::{last_seen, object_selector},
+    node_verbs::is_node,
     row,
     table::{Table, printable},
     target::{Target, Wanted, items, refuse_all_namespaces, wanted},
 };
-use crate::{args::DescribeArgs, client::Url};
+use crate::{
+    args::DescribeArgs,
+    client::{ClientError, Url},
+};
 
 pub(super) async fn run(context: &Context, args: &DescribeArgs) -> Result<(), CliError> {
-    if matches!(args.targets.as_slice(), [only] if matches!(only.as_str(), "node" | "nodes" | "no")) {
+    if matches!(args.targets.as_slice(), [only] if is_node(only)) {
         return node::run(context).await;
     }
     let mut failures = Failures::default();
@@ -56,7 +60,14 @@ pub(super) async fn run(context: &Context, args: &DescribeArgs) -> Result<(), Cl
         let selector = object_selector(target.resource.kind, &target.name);
         let url = Url::new(&["api", "v1", "namespaces", &target.namespace, "events"])
             .query("fieldSelector", &selector);
-        let mut list = context.client.get(url.as_str()).await?;
+        let mut list = match context.client.get(url.as_str()).await {
+            // Who may see an object need not be one who may see events.
+            Err(ClientError::Status(status)) if status.code == 403 => {
+                note(status.message);
+                Value::Null
+            }
+            list => list?,
+        };
         let gap = if n == 0 { "" } else { "\n\n" };
         print(format!("{gap}{}", text(object, &items(&mut list), now())))?;
     }

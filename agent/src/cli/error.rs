@@ -1,6 +1,7 @@
 //! Why a command failed, and what the shell is told.
 
-use crate::client::ClientError;
+use super::agent::chain;
+use crate::client::{ClientError, ClusterError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +9,9 @@ pub(super) enum CliError {
     /// The agent does not answer, or refuses.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The cluster that was named cannot be talked to.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// Anything else that a person must know.
     #[error("{0}")]
     Message(String),
@@ -28,6 +32,7 @@ impl CliError {
         match self {
             Self::Told(_) | Self::Pipe => None,
             Self::Client(ClientError::Status(_)) => Some(self.to_string()),
+            Self::Cluster(error) => Some(format!("error: {}", chain(error))),
             Self::Client(_) | Self::Message(_) | Self::Output(_) => Some(format!("error: {self}")),
         }
     }
@@ -37,7 +42,7 @@ impl CliError {
         match self {
             Self::Told(code) => *code,
             Self::Pipe => 0,
-            Self::Client(_) | Self::Message(_) | Self::Output(_) => 1,
+            Self::Client(_) | Self::Cluster(_) | Self::Message(_) | Self::Output(_) => 1,
         }
     }
 }
@@ -59,7 +64,9 @@ impl Failures {
                 self.0 = true;
                 Ok(())
             }
-            fatal @ (CliError::Client(_) | CliError::Pipe | CliError::Output(_)) => Err(fatal),
+            fatal @ (CliError::Client(_) | CliError::Cluster(_) | CliError::Pipe | CliError::Output(_)) => {
+                Err(fatal)
+            }
         }
     }
 

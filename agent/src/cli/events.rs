@@ -9,11 +9,9 @@ use super::{
     row::text,
     table::{Table, printable},
     target,
+    watch::follow,
 };
-use crate::{
-    args::EventsArgs,
-    client::{ClientError, Url},
-};
+use crate::{args::EventsArgs, client::Url};
 
 pub(super) async fn run(context: &Context, args: &EventsArgs) -> Result<(), CliError> {
     let base = match context.scope() {
@@ -27,11 +25,16 @@ pub(super) async fn run(context: &Context, args: &EventsArgs) -> Result<(), CliE
             Some(object_selector(target.resource.kind, &target.name))
         }
     };
+    // A cluster has events of everything.
+    let ours = format!("involvedObject.apiVersion={}", stower_crds::API_VERSION);
+    let selector = selector.or_else(|| context.client.is_cluster().then_some(ours));
     let url = base.maybe("fieldSelector", selector.as_deref());
     let mut list = context.client.get(url.as_str()).await?;
     let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
     let mut events = target::items(&mut list);
     events.retain(|event| is_wanted(event, &args.types));
+    // An API server lists them by name.
+    events.sort_by_key(|event| age::parse(last(event)));
     if let Some(output) = args.output.filter(|_| !args.watch) {
         return print(to_data(&list_of(events), output)?);
     }
@@ -60,26 +63,21 @@ pub(super) async fn run(context: &Context, args: &EventsArgs) -> Result<(), CliE
     if !args.watch {
         return Ok(());
     }
-    let url = url.query("watch", "true").query("resourceVersion", &version);
-    let mut stream = context.client.stream(hyper::Method::GET, url.as_str(), None).await?;
-    while let Some(event) = stream.event().await? {
+    follow(context, &url, version, |event| {
+        let news = matches!(event["type"].as_str(), Some("ADDED" | "MODIFIED"));
         let event = &event["object"];
-        if event["kind"] != "Event" || !is_wanted(event, &args.types) {
-            continue;
+        if !news || event["kind"] != "Event" || !is_wanted(event, &args.types) {
+            return Ok(());
         }
         match args.output {
-            Some(output) => print(to_data(event, output)?)?,
+            Some(output) => print(to_data(event, output)?),
             None => {
                 table.row(cells(event, namespaced));
-                print(table.render_rows())?;
+                print(table.render_rows())
             }
         }
-    }
-    Err(ClientError::Broken {
-        socket: context.client.socket().to_owned(),
-        what: "the agent ended the watch".to_owned(),
-    }
-    .into())
+    })
+    .await
 }
 
 /// The field selector for the events of one object.
@@ -114,11 +112,22 @@ fn cells(event: &Value, namespaced: bool) -> Vec<String> {
 /// How long ago, and how often: `5s (x3 over 2m)`.
 pub(super) fn last_seen(event: &Value) -> String {
     let now = now();
-    let last = age::since(&event["lastTimestamp"], now);
-    match event["count"].as_u64() {
-        Some(count) if count > 1 => {
-            format!("{last} (x{count} over {})", age::since(&event["firstTimestamp"], now))
-        }
-        _ => last,
+    let seen = age::since(last(event), now);
+    let first = &event["firstTimestamp"];
+    let first = if first.is_null() { &event["eventTime"] } else { first };
+    match event["count"].as_u64().or(event["series"]["count"].as_u64()) {
+        Some(count) if count > 1 => format!("{seen} (x{count} over {})", age::since(first, now)),
+        _ => seen,
     }
+}
+
+/// When it was last seen, whichever way its author counts.
+fn last(event: &Value) -> &Value {
+    let places = [
+        &event["series"]["lastObservedTime"],
+        &event["lastTimestamp"],
+        &event["eventTime"],
+        &event["firstTimestamp"],
+    ];
+    places.into_iter().find(|time| !time.is_null()).unwrap_or(&Value::Null)
 }

@@ -8,10 +8,11 @@ use super::{
     row::{self, Columns},
     table::Table,
     target::{Resource, Target, Wanted, items, refuse_all_namespaces, wanted},
+    watch::follow,
 };
 use crate::{
     args::{GetArgs, Output},
-    client::{ClientError, Url},
+    client::Url,
 };
 
 pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CliError> {
@@ -32,7 +33,7 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CliErro
                 note(none_found(context));
                 return Ok(());
             }
-            printer.several(objects)
+            printer.several(&objects)
         }
         Wanted::Names(names) => {
             refuse_all_namespaces(context)?;
@@ -54,7 +55,7 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CliErro
                 Some(object) if alone => printer.one(&object)?,
                 Some(object) => {
                     objects.push(object);
-                    printer.several(objects)?;
+                    printer.several(&objects)?;
                 }
             }
             failures.end()
@@ -130,27 +131,18 @@ async fn watch(context: &Context, args: &GetArgs, wanted: &Wanted) -> Result<(),
             printer.flush()?;
         }
         quiet = false;
-        let url = url.query("watch", "true").query("resourceVersion", &version);
-        match follow(context, &url, &mut printer).await {
+        let print = |event: &mut Value| -> Result<(), CliError> {
+            if matches!(event["type"].as_str(), Some("ADDED" | "MODIFIED" | "DELETED")) {
+                printer.add(&event["object"].take())?;
+                printer.flush()?;
+            }
+            Ok(())
+        };
+        match follow(context, &url, version, print).await {
             Err(CliError::Client(error)) if error.is_gone() => {}
             other => return other,
         }
     }
-}
-
-async fn follow(context: &Context, url: &Url, printer: &mut Printer<'_>) -> Result<(), CliError> {
-    let mut stream = context.client.stream(hyper::Method::GET, url.as_str(), None).await?;
-    while let Some(mut event) = stream.event().await? {
-        if matches!(event["type"].as_str(), Some("ADDED" | "MODIFIED" | "DELETED")) {
-            printer.add(&event["object"].take())?;
-            printer.flush()?;
-        }
-    }
-    Err(ClientError::Broken {
-        socket: context.client.socket().to_owned(),
-        what: "the agent ended the watch".to_owned(),
-    }
-    .into())
 }
 
 /// Prints objects in the format asked for: a table for each kind.
@@ -191,12 +183,12 @@ impl<'a> Printer<'a> {
         self.flush()
     }
 
-    fn several(&mut self, objects: Vec<Value>) -> Result<(), CliError> {
+    fn several(&mut self, objects: &[Value]) -> Result<(), CliError> {
         match self.args.output {
-            Some(Output::Json) => print(to_json(&list_of(objects))?),
-            Some(Output::Yaml) => print(to_yaml(&list_of(objects))?),
+            Some(Output::Json) => print(to_json(&self.list(objects))?),
+            Some(Output::Yaml) => print(to_yaml(&self.list(objects))?),
             _ => {
-                for object in &objects {
+                for object in objects {
                     self.add(object)?;
                 }
                 self.flush()
@@ -204,14 +196,28 @@ impl<'a> Printer<'a> {
         }
     }
 
+    fn list(&self, objects: &[Value]) -> Value {
+        list_of(objects.iter().map(|object| self.shown(object)).collect())
+    }
+
+    /// The object without who manages which field, as kubectl leaves it out.
+    fn shown(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        if let Some(metadata) = object["metadata"].as_object_mut().filter(|_| !self.args.show_managed_fields)
+        {
+            metadata.remove("managedFields");
+        }
+        object
+    }
+
     /// Takes one object: a row waits for [`Self::flush`], anything else is printed at once.
     fn add(&mut self, object: &Value) -> Result<(), CliError> {
         match self.args.output {
-            Some(Output::Json) => print(to_json(object)?),
+            Some(Output::Json) => print(to_json(&self.shown(object))?),
             Some(Output::Yaml) if self.args.watch || self.args.watch_only => {
-                print(format!("---\n{}", to_yaml(object)?))
+                print(format!("---\n{}", to_yaml(&self.shown(object))?))
             }
-            Some(Output::Yaml) => print(to_yaml(object)?),
+            Some(Output::Yaml) => print(to_yaml(&self.shown(object))?),
             Some(Output::Name) => print(format!("{}\n", Target::of(object, "")?)),
             None | Some(Output::Wide) => {
                 self.row(object);

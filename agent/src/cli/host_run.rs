@@ -115,7 +115,7 @@ fn enter(args: HostRunArgs, parent: u32) -> Result<(), CliError> {
     }
     host::enter().map_err(|error| told(&error))?;
     let cli = Cli::try_parse_from(command).unwrap_or_else(|error| error.exit());
-    let done = super::run(cli);
+    let done = super::run(cli, super::Meant::default());
     // Read until here, by descriptor.
     drop(carried);
     done

@@ -1,7 +1,7 @@
 //! The command line: one file a verb.
 //!
 //! ```text
-//! args (clap) ─► main ─► verb(Context, args) ─► client ─► the agent's socket
+//! args (clap) ─► main ─► verb(Context, args) ─► client ─► the agent's socket, or an API server
 //!                              └─► table, describe, JSON or YAML on standard output; errors on standard error
 //! ```
 //!
@@ -34,6 +34,8 @@ mod host_run;
 mod images;
 mod import;
 mod logs;
+mod node;
+mod node_verbs;
 mod operate;
 mod plan;
 mod progress;
@@ -56,13 +58,20 @@ mod version;
 mod volume;
 mod wait;
 mod wait_for;
+mod watch;
 
-use std::{io::Write, process::ExitCode};
+use std::{ffi::OsStr, io::Write, path::Path, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
 
-use self::{context::Context, error::CliError};
+use self::{
+    context::{Context, Meant},
+    error::CliError,
+};
 use crate::args::{Cli, Command, ImageCommand};
+
+/// What the program is called where kubectl finds it as a plugin.
+const PLUGIN: &str = "kubectl-stower";
 
 /// The keys that leave a command running, if no others are given; as in Docker.
 pub(crate) const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
@@ -70,8 +79,19 @@ pub(crate) const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 /// Parses the command line and runs the verb; the exit code is 0 only when all of it succeeded.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let plugin = std::env::args_os().next().is_some_and(|called| is_plugin(&called));
+    let mut command = Cli::command();
+    if plugin {
+        command = command.bin_name("kubectl stower");
+    }
+    let matches = command.get_matches();
+    let meant =
+        Meant { cluster: plugin, socket: matches.value_source("socket") == Some(ValueSource::CommandLine) };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match run(cli, meant) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(text) = error.text() {
@@ -83,15 +103,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), CliError> {
+/// Whether the program was called by the name of a plugin of kubectl.
+fn is_plugin(called: &OsStr) -> bool {
+    Path::new(called).file_stem().is_some_and(|name| name == PLUGIN)
+}
+
+fn run(cli: Cli, mut meant: Meant) -> Result<(), CliError> {
     let Cli { global, command } = cli;
+    let cluster = global.context.is_some() || global.kubeconfig.is_some();
     match command {
         Command::Agent(args) => return agent::run(global, args),
         Command::Completion(args) => return completion::run(&args),
         Command::Crds => return crds::run(),
-        Command::Validate(args) => return validate::run(&args),
+        Command::Validate(args) if !cluster && !meant.cluster => return validate::run(&args),
         Command::Health(args) => return health::run(global, &args),
         Command::HostRun(args) => return host_run::run(args),
+        Command::Cluster(_) | Command::Node(_) => meant.cluster = true,
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -100,15 +127,19 @@ fn run(cli: Cli) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::Message(format!("cannot set up the command: {error}")))?;
     runtime.block_on(async {
-        let context = Context::new(&global);
+        let context = Context::new(&global, meant).await?;
+        if context.client.is_cluster() {
+            node_verbs::refuse(&context, &command).await?;
+        }
         match command {
             Command::Agent(_)
             | Command::Completion(_)
             | Command::Crds
-            | Command::Validate(_)
             | Command::Health(_)
             | Command::HostRun(_) => Ok(()),
             Command::Cluster(args) => cluster::run(&context, args).await,
+            Command::Validate(args) => validate::by_server(&context, &args).await,
+            Command::Node(args) => node::run(&context, &args).await,
             Command::Get(args) => get::run(&context, &args).await,
             Command::Describe(args) => describe::run(&context, &args).await,
             Command::Logs(args) => logs::run(&context, &args).await,
@@ -146,3 +177,6 @@ fn run(cli: Cli) -> Result<(), CliError> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

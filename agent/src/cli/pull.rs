@@ -7,10 +7,7 @@ use super::{
     error::{CliError, Failures},
     progress::Progress,
 };
-use crate::{
-    args::PullArgs,
-    client::{ClientError, Content},
-};
+use crate::{args::PullArgs, client::Content};
 
 pub(super) async fn run(context: &Context, args: &PullArgs) -> Result<(), CliError> {
     let mut failures = Failures::default();
@@ -44,9 +41,5 @@ async fn pull(context: &Context, reference: &str, quiet: bool) -> Result<(), Cli
             _ => {}
         }
     }
-    Err(ClientError::Broken {
-        socket: context.client.socket().to_owned(),
-        what: format!("the agent stopped while it pulled {reference}"),
-    }
-    .into())
+    Err(context.client.broken(format!("the agent stopped while it pulled {reference}")).into())
 }

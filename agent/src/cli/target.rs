@@ -65,6 +65,11 @@ impl Resource {
         RESOURCES.iter().find(|r| r.kind == kind).unwrap_or(&RESOURCES[0])
     }
 
+    /// Whether it is of `core/v1`.
+    pub(super) fn is_core(&self) -> bool {
+        self.core
+    }
+
     fn api_version(&self) -> &'static str {
         if self.core { "v1" } else { GROUP_VERSION }
     }

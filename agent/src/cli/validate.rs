@@ -1,13 +1,45 @@
-//! `stower validate`: reads and checks manifests as the agent would, without one.
+//! `stower validate`: reads and checks manifests as the agent would, without one; or asks an API server whether it would take them.
 
 use stower_crds::{AdmitContext, ObjectKey};
 
 use super::{
-    context::{note, println},
-    error::CliError,
+    apply,
+    context::{Context, note, println},
+    error::{CliError, Failures},
     files,
+    target::Target,
 };
-use crate::args::ValidateArgs;
+use crate::{
+    args::{DryRun, ValidateArgs},
+    client::ClientError,
+};
+
+/// Has an API server check the manifests, without changing anything: by an apply that is a dry run.
+pub(super) async fn by_server(context: &Context, args: &ValidateArgs) -> Result<(), CliError> {
+    let mut failures = Failures::default();
+    for document in files::documents(&files::read(&args.filename, args.recursive)?)? {
+        let place = |error: CliError| CliError::Message(format!("{}: {error}", document.place()));
+        let checked = Target::of(document.object(), context.namespace()).map_err(place);
+        let target = match checked {
+            Ok(target) => target,
+            Err(error) => {
+                failures.add(error)?;
+                continue;
+            }
+        };
+        // Who manages which field is no matter of validity.
+        match apply::send(context, &target, document.object(), DryRun::Server, true).await {
+            Ok(_) if args.quiet => {}
+            Ok(_) => println(format!("{}: {target} is valid", document.place()))?,
+            Err(ClientError::Status(mut status)) => {
+                status.message = format!("{}: {}", document.place(), status.message);
+                failures.add(ClientError::Status(status).into())?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    failures.end()
+}
 
 pub(super) fn run(args: &ValidateArgs) -> Result<(), CliError> {
     let mut seen: Vec<(ObjectKey, String)> = Vec::new();

@@ -1,4 +1,4 @@
-//! `stower version`: of this program, and of the agent that answers.
+//! `stower version`: of this program, and of the agent or the API server that answers.
 
 use serde_json::json;
 
@@ -22,7 +22,8 @@ pub(super) async fn run(context: &Context, args: &VersionArgs) -> Result<(), Cli
         None => {
             println(format!("Client Version: {}", client["gitVersion"].as_str().unwrap_or_default()))?;
             if let Some(Ok(agent)) = &agent {
-                println(format!("Agent Version: {}", agent["gitVersion"].as_str().unwrap_or("unknown")))?;
+                let who = if context.client.is_cluster() { "Server" } else { "Agent" };
+                println(format!("{who} Version: {}", agent["gitVersion"].as_str().unwrap_or("unknown")))?;
             }
         }
     }
