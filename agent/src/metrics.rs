@@ -413,6 +413,31 @@ impl Metrics {
                     ),
                     &["reason"]
                 )),
+                status_writes: add!(IntCounterVec::new(
+                    Opts::new(
+                        "stower_kube_status_writes_total",
+                        "Writes of status and finalizer to the API server, by result."
+                    ),
+                    &["result"]
+                )),
+                events: add!(IntCounterVec::new(
+                    Opts::new(
+                        "stower_kube_events_total",
+                        "Events for the API server, by what became of them: sent, limited, dropped or refused."
+                    ),
+                    &["result"]
+                )),
+                lease_requests: add!(IntCounterVec::new(
+                    Opts::new(
+                        "stower_kube_lease_requests_total",
+                        "Requests about the Lease of this node, by verb and result."
+                    ),
+                    &["verb", "result"]
+                )),
+                lease_held: add!(IntGauge::new(
+                    "stower_kube_lease_held",
+                    "Whether this agent holds the Lease of its node (1) or not (0)."
+                )),
             },
             registry,
         }

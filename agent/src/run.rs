@@ -122,6 +122,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let (words, heard) = mpsc::channel(256);
     let accepted = engine.expect();
     if let Some(cluster) = &cluster {
+        cluster.tell(&node, &instance);
         cluster.follow(&accepted, &words);
     }
     let served = tokio::spawn(crate::api::serve(Arc::clone(&node), paths.socket.clone()));

@@ -17,6 +17,9 @@ pub(super) fn run(global: GlobalArgs, args: AgentArgs) -> Result<(), CliError> {
             "--namespace and --all-namespaces: the agent runs the containers of all".to_owned(),
         ));
     }
+    if global.context.is_some() {
+        return Err(CliError::Message("--context: for the agent it is --kube-context".to_owned()));
+    }
     let told = |error: &ConfigError| CliError::Message(chain(error));
     let sources = sources(global, args).map_err(|error| told(&error))?;
     let file = sources.read().map_err(|error| told(&error))?.unwrap_or_default();

@@ -115,6 +115,7 @@ impl Config {
             ("kube.enabled", json!(kube.enabled)),
             ("kube.context", json!(kube.context)),
             ("kube.secretCache", json!(kube.secret_cache.as_str())),
+            ("kube.leaseNamespace", json!(kube.lease_namespace)),
         ]
     }
 

@@ -97,6 +97,7 @@ pub(super) const FIELDS: &[Field] = &[
     flag("--kube", restart("kube.enabled", Shape::Bool)),
     flag("--kube-context", restart("kube.context", Shape::Text)),
     restart("kube.secretCache", Shape::Text),
+    restart("kube.leaseNamespace", Shape::Text),
 ];
 
 /// The field of that name.

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use stower_crds::Namespace;
+
 use super::layers::Merged;
+use crate::args::DEFAULT_LEASE_NAMESPACE;
 
 /// How the API server is found, and what is kept of what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub struct KubeConfig {
     pub context: Option<String>,
     /// Where the values of Secrets are kept.
     pub secret_cache: SecretCache,
+    /// The namespace of the agents' Leases.
+    pub lease_namespace: String,
 }
 
 /// Where the values of Secrets are kept.
@@ -55,6 +60,11 @@ impl KubeConfig {
                 SecretCache::Memory
             }
         };
-        Self { enabled, kubeconfig, context, secret_cache }
+        let lease_namespace =
+            merged.text("kube.leaseNamespace").unwrap_or(DEFAULT_LEASE_NAMESPACE).to_owned();
+        if let Err(error) = Namespace::new(&*lease_namespace) {
+            merged.wrong("kube.leaseNamespace", error.to_string());
+        }
+        Self { enabled, kubeconfig, context, secret_cache, lease_namespace }
     }
 }

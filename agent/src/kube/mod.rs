@@ -6,15 +6,20 @@
 //!                                     └─► levels (a namespace each)                     └── node::Change
 //! ```
 //!
+//! What goes the other way is in `status` (with the finalizer), `events` and `lease`: each a task that nobody waits for.
+//!
 //! [`Cluster`] is the one connection that all of it shares. What the server says is admitted here and means nothing before the
 //! reconcile loop took it in; a server that does not answer says nothing, so all goes on as it was.
 
 mod backoff;
 mod call;
 mod client;
+mod events;
+mod lease;
 mod levels;
 mod remote;
 mod source;
+mod status;
 mod stream;
 mod values;
 
@@ -37,7 +42,7 @@ pub(crate) use self::{
     values::is_value,
 };
 use self::{client::Built, source::Source};
-use crate::config::KubeConfig;
+use crate::{config::KubeConfig, node::Node};
 
 /// The metrics of the connection.
 #[derive(Debug, Clone)]
@@ -54,6 +59,14 @@ pub(crate) struct KubeMetrics {
     pub connected: IntGauge,
     /// Objects that the server accepted and this agent does not take, by reason.
     pub refused: IntGaugeVec,
+    /// Writes of status and finalizer, by result.
+    pub status_writes: IntCounterVec,
+    /// Events, by what became of them.
+    pub events: IntCounterVec,
+    /// Requests about the Lease, by verb and result.
+    pub lease_requests: IntCounterVec,
+    /// Whether this agent holds the Lease of its node.
+    pub lease_held: IntGauge,
 }
 
 /// Whether objects may be taken from the server.
@@ -62,7 +75,6 @@ pub(crate) enum Gate {
     /// They may.
     Open,
     /// Not now: what was accepted goes on as it is.
-    #[expect(dead_code, reason = "nothing closes it yet")]
     Closed {
         /// Why, for people.
         why: String,
@@ -195,6 +207,16 @@ impl Cluster {
             tokio::spawn(Source::new(Arc::clone(self), *kind, accepted, out.clone()).run());
         }
         tokio::spawn(values::run(Arc::clone(self), out.clone()));
+    }
+
+    /// Tells the server from now on what this node has to say: who its agent is, how its objects are, what happens to them. Nothing
+    /// is taken from the server before this agent holds the Lease of its node. `identity` is that of this agent and no other.
+    pub(crate) fn tell(self: &Arc<Self>, node: &Arc<Node>, identity: &str) {
+        self.gate.send_replace(Gate::Closed { why: lease::NOT_YET.to_owned() });
+        let namespace = self.config.lease_namespace.clone();
+        tokio::spawn(status::run(Arc::clone(self), Arc::clone(node)));
+        tokio::spawn(events::run(Arc::clone(self), Arc::clone(node)));
+        tokio::spawn(lease::run(Arc::clone(self), Arc::clone(node), namespace, identity.to_owned()));
     }
 
     /// A client of the server, as its files have it now, and the server's address.

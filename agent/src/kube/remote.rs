@@ -1,7 +1,5 @@
 //! What the server has, for whoever writes to it: which objects are there, what they carry, and whether they are to go.
 
-#![expect(dead_code, reason = "nothing writes to the server yet")]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},

@@ -31,6 +31,7 @@ fn cluster(server: &Server) -> Arc<Cluster> {
         kubeconfig: Some(server.kubeconfig()),
         context: None,
         secret_cache: SecretCache::Memory,
+        lease_namespace: "stower-system".to_owned(),
     };
     Arc::new(Cluster::new(config, NODE, Metrics::new().kube))
 }
