@@ -12,6 +12,7 @@
 mod access;
 mod audit;
 mod component;
+pub mod helm;
 pub mod programs;
 
 use std::fs;

@@ -2,6 +2,7 @@
 //!
 //! The first use builds Kubernetes; `../../README.md` has what that takes.
 
+mod charts;
 mod harness;
 mod kinds;
 mod verdict;
