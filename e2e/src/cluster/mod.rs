@@ -311,6 +311,8 @@ fn api(programs: &Programs, folder: &Path, ports: &Ports, admin_token: &str) -> 
         format!("--audit-log-path={}", audit::log(folder).display()),
         "--audit-log-mode=blocking".to_owned(),
         "--profiling=false".to_owned(),
+        // So long it waits for open connections when it is asked to end.
+        "--request-timeout=10s".to_owned(),
     ];
     Ok(Component::new("kube-apiserver", &programs.apiserver, args, folder))
 }

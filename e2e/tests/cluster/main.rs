@@ -2,7 +2,10 @@
 //!
 //! The first use builds Kubernetes; `../../README.md` has what that takes.
 
+mod agents;
 mod charts;
 mod harness;
 mod kinds;
+mod outages;
+mod support;
 mod verdict;
