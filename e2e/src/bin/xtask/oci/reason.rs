@@ -93,6 +93,7 @@ impl Machine {
             "linux_process_apparmor_profile" => Some("it asks for a profile that nobody has loaded"),
             "linux_mount_label" if !self.selinux => Some("this kernel has no SELinux"),
             "hooks_stdin" => Some("it asks for the pid of a container that may have ended"),
+            "pidfile" => Some("it kills a container whose command, `true`, may have ended"),
             "mounts" if self.by_making => Some(
                 "the table of newer kernels (6.8) is in the order in which copies are made, all before the first is attached",
             ),
