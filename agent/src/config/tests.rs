@@ -72,6 +72,8 @@ fn every_field_has_a_value_a_variable_of_its_own_and_is_taken_from_the_file() {
         ("storage.minFree" | "storage.minFreeInodes", _) => "{percent: 7}",
         ("runtimes", _) => "{r: {path: r}}",
         ("kube.secretCache", _) => "disk",
+        ("kube.leaseNamespace", _) => "agents",
+        ("metricsBindAddress", _) => "127.0.0.1:9464",
         ("containers.limits", _) => "{memory: 1Gi}",
         (_, Shape::Bool) => "true",
         (_, Shape::Number) => "83",
