@@ -97,7 +97,7 @@ fn a_command_sees_the_hosts_files_and_what_it_carries_of_the_pods() -> Result<()
 fn its_exit_code_is_the_commands_and_what_is_wrong_is_told() -> Result<()> {
     let host = Host::start()?;
     for (script, code, part) in [
-        ("$stower host-run -- version --client", 0, "stower"),
+        ("$stower host-run -- version --client", 0, "Client Version"),
         ("$stower host-run -- no-such-verb", 2, "no-such-verb"),
         ("$stower host-run", 2, "COMMAND"),
         ("$stower host-run --carry /nowhere -- version --client", 1, "mount it into the container"),
