@@ -16,7 +16,7 @@ use crate::build::{cargo, checkout, show};
 /// What the examples call the image.
 const IMAGE: &str = "localhost/stower-demo:1";
 /// How many containers they declare.
-const EXAMPLES: usize = 8;
+const EXAMPLES: usize = 9;
 
 pub(crate) fn run(once: bool) -> Result<()> {
     requires::root()?;
