@@ -25,6 +25,16 @@ pub struct Output {
     pub stderr: String,
 }
 
+impl From<std::process::Output> for Output {
+    fn from(output: std::process::Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 /// The program under test: `$STOWER_BIN`, or what was built beside the running one.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("STOWER_BIN") {
@@ -291,12 +301,7 @@ impl TestNode {
 
     /// Runs a command of the program, whatever it answers.
     pub fn cli<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
-        let output = process::output(&mut self.command(args))?;
-        Ok(Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(process::output(&mut self.command(args))?.into())
     }
 
     /// Runs a command that must succeed, and gives its standard output.

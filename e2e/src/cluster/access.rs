@@ -26,12 +26,7 @@ impl Cluster {
 
     /// Runs a kubectl command, whatever it answers.
     pub fn kubectl<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
-        let output = process::output(&mut self.kubectl_command(args))?;
-        Ok(Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(process::output(&mut self.kubectl_command(args))?.into())
     }
 
     /// Runs a kubectl command that must succeed, and gives its standard output.

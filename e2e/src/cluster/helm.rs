@@ -50,12 +50,7 @@ impl Helm {
 
     /// Runs a command, whatever it answers.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
-        let output = process::output(&mut self.command(args))?;
-        Ok(Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(process::output(&mut self.command(args))?.into())
     }
 
     /// Runs a command that must succeed, and gives its standard output.
