@@ -7,5 +7,6 @@ mod charts;
 mod harness;
 mod kinds;
 mod outages;
+mod policies;
 mod support;
 mod verdict;
