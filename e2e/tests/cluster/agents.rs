@@ -86,12 +86,12 @@ fn kubectl_has_them_as_it_has_its_own_kinds() -> Result<()> {
     // `kubectl edit`, by an editor that is a script.
     let mut edit = cluster.kubectl_command(["edit", "sctr", "web"]);
     let editor = agent.node.folder().join("editor.sh");
-    std::fs::write(&editor, "#!/bin/sh\nsed -i 's/^  - hello$/  - stay/' \"$1\"\n")?;
+    std::fs::write(&editor, "#!/bin/sh\nsed -i 's/^  - \"1\"$/  - \"2\"/' \"$1\"\n")?;
     std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     edit.env("KUBE_EDITOR", &editor);
     process::run_command(&mut edit)?;
     let object = wait_object(&cluster, "sctr", "web", "edited and running", |object| {
-        object["spec"]["args"][0] == "stay"
+        object["spec"]["args"][1] == "2"
             && object["status"]["observedGeneration"] == object["metadata"]["generation"]
             && pid_of(object).is_some_and(|now| now != pid)
     })?;

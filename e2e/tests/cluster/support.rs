@@ -49,6 +49,13 @@ impl Agent {
     }
 }
 
+impl Drop for Agent {
+    /// Tells what there is to read when the test failed: of one that passed nobody sees it.
+    fn drop(&mut self) {
+        eprintln!("--- the agent's log\n{}", self.node.log_tail());
+    }
+}
+
 /// A Container of the examples' image for a node; `spec` is more of it.
 pub(crate) fn container(name: &str, node: &str, args: &[&str], spec: &Value) -> String {
     let mut object = json!({
@@ -69,10 +76,12 @@ pub(crate) fn wait_object(
     what: &str,
     wanted: impl Fn(&Value) -> bool,
 ) -> Result<Value> {
-    wait_for(format!("{kind} {name} of the API server to be {what}"), || {
-        Ok(cluster.object(kind, "default", name)?.filter(|object| wanted(object)))
-    })
-    .with_context(|| cluster.log_tail())
+    let mut last = None;
+    let found = wait_for(format!("{kind} {name} of the API server to be {what}"), || {
+        last = cluster.object(kind, "default", name)?;
+        Ok(last.clone().filter(|object| wanted(object)))
+    });
+    found.with_context(|| format!("{}\n--- the object\n{:#}", cluster.log_tail(), last.unwrap_or_default()))
 }
 
 /// Waits until the API server has it that a container runs, and gives the process.
