@@ -237,6 +237,14 @@ impl TestNode {
         .or_else(|status| bail!("the agent (pid {pid}) ended with {status}:\n{}", self.log_tail()))
     }
 
+    /// Starts an agent that will not be ready, and waits until it answers.
+    pub fn start_agent_that_waits(&self) -> Result<()> {
+        self.spawn(&mut self.agent_command())?;
+        self.wait("the agent to answer", || {
+            Ok((http::unix(&self.socket, "GET", "/livez")?.status == 200).then_some(()))
+        })
+    }
+
     /// The agent's process id.
     pub fn agent_pid(&self) -> Result<u32> {
         Ok(self.lock().as_ref().context("the agent does not run")?.id())

@@ -8,5 +8,6 @@ mod harness;
 mod kinds;
 mod outages;
 mod policies;
+mod says;
 mod support;
 mod verdict;

@@ -29,6 +29,15 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts the agent of the node `name` with a token that is bound to it; it has the image of the examples.
     pub(crate) fn start(cluster: &Cluster, name: &str) -> Result<Self> {
+        Self::made(cluster, name, TestNode::start_agent)
+    }
+
+    /// The same for one that cannot be ready, as another has its name.
+    pub(crate) fn start_second(cluster: &Cluster, name: &str) -> Result<Self> {
+        Self::made(cluster, name, TestNode::start_agent_that_waits)
+    }
+
+    fn made(cluster: &Cluster, name: &str, start: impl FnOnce(&TestNode) -> Result<()>) -> Result<Self> {
         let kubeconfig = cluster.agent_kubeconfig(name)?;
         let kubeconfig = kubeconfig.to_str().context("an odd path")?;
         let port = |address: &str| -> Result<u16> {
@@ -40,7 +49,8 @@ impl Agent {
         let node = TestNode::builder()
             .through(&[program.as_str(), word.as_str()])
             .args(&["--node-name", name, "--kubeconfig", kubeconfig])
-            .start()?;
+            .build()?;
+        start(&node)?;
         let layout = node.folder().join("image");
         fs::create_dir(&layout)?;
         catalog::payload_builder("stower-demo")?.0.write(&layout)?;
