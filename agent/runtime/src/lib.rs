@@ -18,6 +18,7 @@ pub mod defaults;
 mod device;
 pub mod error;
 pub mod exec;
+mod failpoint;
 pub mod job;
 pub mod logs;
 mod mounts;
@@ -34,6 +35,7 @@ mod user;
 
 pub use adopt::{Adoption, ShimHandle, adopt};
 pub use exec::{Captured, ExecError, ExecExit, ExecRequest, Executing};
+pub use failpoint::failpoint;
 pub use logs::{LogDir, LogEvent, LogLine, LogReader};
 pub use record::{ExitRecord, RecordError, ShimRecord};
 pub use shim::{SHIM, ShimArgs};

@@ -13,6 +13,7 @@ use stower_controllers::{
     ProbeEvent, ProbeFacts, ProcessState, PullFailure, Run, Stopping, StoreFacts, WrittenFiles,
 };
 use stower_crds::{Generation, Uid};
+pub(crate) use stower_runtime::failpoint;
 use stower_runtime::{ShimHandle, cgroup::Cgroups, job::Programs, seccomp::Filter, start::Runtime};
 use stower_storage::{DriverError, Reference, SnapshotError, SnapshotKey, Storage, Volumes};
 use tokio::sync::mpsc;
@@ -491,16 +492,6 @@ fn deadline(kind: ActionKind) -> Duration {
         ActionKind::PostStart => hook::POST_START_DEADLINE + Duration::from_secs(10),
         _ => Duration::from_secs(30),
     }
-}
-
-/// A place at which a test can end the process as a crash would, by `STOWER_FAILPOINT=name`; nothing in a release.
-pub(crate) fn failpoint(name: &str) {
-    #[cfg(debug_assertions)]
-    if std::env::var_os("STOWER_FAILPOINT").is_some_and(|wanted| wanted == name) {
-        std::process::abort();
-    }
-    #[cfg(not(debug_assertions))]
-    let _ = name;
 }
 
 /// An error with all its causes, for people.

@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 use stower_crds::{Kind, ObjectKey};
 use stower_runtime::{
     Adoption, ExecError, ExecRequest, Executing, ShimHandle, adopt::ShimError, error::FailureKind,
-    exec::TerminalSize, shim::frame::error_code, start::Runtime,
+    exec::TerminalSize, failpoint, shim::frame::error_code, start::Runtime,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -124,6 +124,7 @@ impl Node {
             ApiError::unavailable(format!("{SESSIONS} commands run already: end some, then try again"))
         })?;
         let (container, _) = running(self, key)?;
+        failpoint("exec.asked");
         let Execs { runtime, starter, .. } = self.execs.clone();
         let begun =
             tokio::task::spawn_blocking(move || begin(&runtime, &container, starter, options, slot)).await;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use stower_runtime::{ExecExit, Executing, exec::TerminalSize};
+use stower_runtime::{ExecExit, Executing, exec::TerminalSize, failpoint};
 use tokio::{
     io::{AsyncWriteExt, Interest, unix::AsyncFd},
     net::{
@@ -56,6 +56,7 @@ impl Session {
 
     async fn try_serve(self, stream: UnixStream, read: &[u8]) -> io::Result<()> {
         let Self { mut process, stdin, stdout, stderr, terminal, _slot } = self;
+        failpoint("exec.serving");
         let socket = watched(process.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         let (from, to) = stream.into_split();
         let (frames, waiting) = mpsc::channel(WAITING);
@@ -97,6 +98,7 @@ impl Session {
                 }
             }
             if let Some(exit) = exit {
+                failpoint("exec.ended");
                 let status =
                     exit.map_or_else(|why| channels::failure(&why), |exit| channels::status(exit.code));
                 let last = async {
@@ -110,6 +112,7 @@ impl Session {
         }
         if left == Some(Left::Detached) {
             process.detach()?;
+            failpoint("exec.detached");
             // Its keeper goes on; nobody waits for the end here.
         }
         Ok(())
@@ -146,6 +149,7 @@ async fn pump(from: Option<&AsyncFd<OwnedFd>>, channel: u8, frames: &Frames) {
         if len == 0 || frames.send((channel, piece[..len].to_vec())).await.is_err() {
             return;
         }
+        failpoint("exec.read");
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
+use stower_e2e::node::pid_of;
 use stower_e2e::{Pty, TestNode, process};
 
 use crate::support::{idle, shell};
@@ -225,6 +226,62 @@ fn a_command_ends_with_its_client_and_with_the_agent() -> Result<()> {
             .collect())
     };
     node.wait("no group to be left", || Ok(groups(pid)?.is_empty().then_some(())))
+}
+
+/// Where the agent may die while a command runs.
+pub(crate) const OF_COMMANDS: [&str; 8] = [
+    "exec.asked",
+    "exec.spawned",
+    "exec.told",
+    "exec.answered",
+    "exec.serving",
+    "exec.read",
+    "exec.ended",
+    "exec.detached",
+];
+
+#[test]
+fn an_agent_that_dies_at_any_step_of_a_command_leaves_nothing_of_it() -> Result<()> {
+    let node = TestNode::start()?;
+    let pid = busy(&node, "")?;
+    let before = node.footprint();
+    for (number, failpoint) in OF_COMMANDS.iter().enumerate() {
+        let at = || format!("at {failpoint}");
+        let text = format!("10001{number}");
+        node.kill_agent()?;
+        node.spawn_doomed(failpoint)?;
+        node.wait("the doomed agent to have it", || {
+            Ok(node.container("web")?.is_some_and(|item| pid_of(&item) == Some(pid)).then_some(()))
+        })?;
+        let script = match *failpoint {
+            "exec.ended" => "exit 0".to_owned(),
+            _ => format!("echo here; setsid sleep {text} & sleep {text}"),
+        };
+        let mut client = node.command(["exec", "-it", "web", "sh", "-c", &script]);
+        let mut pty = Pty::start(&mut client, 30, 111)?;
+        if *failpoint == "exec.detached" {
+            pty.wait_for("here")?;
+            pty.type_in("\x10\x11")?;
+        }
+        let code = pty.wait()?;
+        ensure!(code == 1 || *failpoint == "exec.detached", "{}: the client ends with {code}", at());
+        node.wait("the agent to die of it", || Ok(node.has_died()?.then_some(()))).with_context(at)?;
+        node.start_agent()?;
+        ensure!(node.wait_running("web")? == pid, "{}: the container is another process", at());
+        if *failpoint == "exec.detached" {
+            // It was told to go on by itself, and goes with its container.
+            ensure!(!with_text(&text).is_empty(), "{}: the command has ended", at());
+            for pid in with_text(&text) {
+                process::kill9(pid)?;
+            }
+        }
+        node.wait("nothing of it to be left", || {
+            Ok((with_text(&text).is_empty() && node.footprint() == before).then_some(()))
+        })
+        .with_context(|| format!("{}: {before:?}\n{:?}", at(), node.footprint()))?;
+        ensure!(node.ok(["exec", "web", "echo", "again"])? == "again\n", "{}", at());
+    }
+    Ok(())
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub use record::{EXEC_FILE, ExecRecord};
 
 use crate::adopt::ShimHandle;
 use crate::error::{CompileError, Failure};
+use crate::failpoint::failpoint;
 use crate::proc;
 use crate::record::RecordError;
 pub use crate::start::terminal::{TerminalSize, resize};
@@ -179,7 +180,9 @@ impl Runtime {
             std::iter::once(init).chain(stdio.into_iter().flatten().map(AsFd::as_fd)).collect();
         let limit = request.deadline.map_or(SETUP, |d| d.min(SETUP));
         let mut starter = Starter::spawn(&request.starter, limit).map_err(spawn_error)?;
-        let answer = starter.ask(&message, &fds);
+        failpoint("exec.spawned");
+        let answer = starter.ask(&message, &fds, || failpoint("exec.told"));
+        failpoint("exec.answered");
         // The pipes' other ends are the process's alone now.
         drop(request);
         let error = match answer {

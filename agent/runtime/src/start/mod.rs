@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::error::StartError;
+use crate::failpoint::failpoint;
 use crate::job::{StartRequest, compile};
 use crate::proc::{self, ProcError};
 use crate::record::ShimRecord;
@@ -82,7 +83,8 @@ impl Runtime {
         let spawn_error = |source| StartError::Spawn { path: request.programs.starter.clone(), source };
         let message = wire::message(&Order::Start(Box::new(job)), filter).map_err(spawn_error)?;
         let mut starter = Starter::spawn(&request.programs.starter, request.deadline).map_err(spawn_error)?;
-        let error = match starter.ask(&message, &[]) {
+        failpoint("start.spawned");
+        let error = match starter.ask(&message, &[], || failpoint("start.told")) {
             Ok(Some((Answer::Started(record), mut fds))) if !fds.is_empty() => {
                 let (_, shim_pidfd) = starter.into_parts();
                 return Ok(Started { record, shim_pidfd, init_pidfd: fds.remove(0) });
@@ -138,13 +140,15 @@ impl Starter {
         }
     }
 
-    /// Gives the order and waits for the answer; `None` when the time is over.
+    /// Gives the order, does what is to be done once it is given, and waits for the answer; `None` when the time is over.
     pub(crate) fn ask(
         &mut self,
         message: &[u8],
         fds: &[BorrowedFd<'_>],
+        given: impl FnOnce(),
     ) -> io::Result<Option<(Answer, Vec<OwnedFd>)>> {
         wire::send(&self.socket, message, fds)?;
+        given();
         match wire::answer_within(&self.socket, self.until)? {
             Some((Answer::Moved, fds)) => {
                 let moved = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
