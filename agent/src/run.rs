@@ -76,6 +76,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         metrics.disk.clone(),
     );
     let (told, effects_told) = mpsc::unbounded_channel();
+    let groups = cgroups.clone();
     let execs = Execs::new(runtime.clone(), programs.starter.clone());
     let effects = Effects::new(
         storage.clone(),
@@ -172,6 +173,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     keeping.abort();
     reloading.abort();
     syncer.flush();
+    // Where nothing is left, nothing is left of the groups either; with a container in them they are busy.
+    let _ = groups.remove_root();
     drop(lock);
     tracing::info!("the agent ends; its containers go on");
     Ok(())
