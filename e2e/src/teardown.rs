@@ -85,9 +85,33 @@ pub fn sweep() -> Result<()> {
         }
         eprintln!("cleaning up {name}, which process {owner} left behind");
         end(&folder.join("data"), &folder)?;
+        end_kubelet_node(&folder)?;
         fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     Ok(())
+}
+
+/// Ends what a [`crate::cluster::node::KubeNode`] with this folder left: its namespaces end with its first process, but cgroups have no owner.
+pub fn end_kubelet_node(folder: &Path) -> Result<()> {
+    if let Some(name) = folder.file_name() {
+        for top in hierarchies().iter().map(|mount| mount.join(name)).filter(|top| top.is_dir()) {
+            end_groups(&top)?;
+        }
+    }
+    end(&folder.join("lib/stower"), folder)
+}
+
+/// Ends all in a cgroup and below it, and removes it.
+fn end_groups(top: &Path) -> Result<()> {
+    wait_long_for(format!("the cgroup {} to go", top.display()), Duration::from_secs(20), || {
+        for cgroup in descend(top) {
+            for pid in processes_in(&cgroup) {
+                let _ = process::kill9(pid);
+            }
+            let _ = fs::remove_dir(cgroup);
+        }
+        Ok((!top.exists()).then_some(()))
+    })
 }
 
 /// Ends all containers and shims of the agent with this data root, removes its cgroups and its mounts below `folder`.

@@ -13,6 +13,7 @@ mod access;
 mod audit;
 mod component;
 pub mod helm;
+pub mod node;
 pub mod programs;
 
 use std::fs;

@@ -4,6 +4,7 @@
 
 mod agents;
 mod charts;
+mod daemon_set;
 mod harness;
 mod kinds;
 mod outages;

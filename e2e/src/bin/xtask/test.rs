@@ -11,7 +11,7 @@ use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 19] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -28,6 +28,9 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("crun", "crun"),
     ("openssl", "openssl"),
     ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("containerd", "containerd"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
 
 /// The step that needs Kubernetes.
