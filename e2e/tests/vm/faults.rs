@@ -23,8 +23,10 @@ fn faults_below_the_driver_are_told_and_end() -> Result<()> {
     let mut vm = Vm::boot(VmOptions { folders, memory: 1536, ..VmOptions::default() })?;
     let (_, program) = tests.programs.first().context("no test program")?;
     let begin = Instant::now();
+    // One at a time: what one has closed is open for a moment in a child of another that is not its program yet, and the pool is in
+    // use for as long.
     let script =
-        format!("exec /host/mirror{} --include-ignored --nocapture --test-threads 3", program.display());
+        format!("exec /host/mirror{} --include-ignored --nocapture --test-threads 1", program.display());
     let output = vm.run(&["sh", "-c", &script], LIMIT)?;
     for line in output.text.lines().filter_map(|line| Some(line.split_once("SCORE ")?.1)) {
         println!("{line}");
