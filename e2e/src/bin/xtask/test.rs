@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use stower_e2e::cluster::programs;
-use stower_e2e::{process, requires};
+use stower_e2e::{process, requires, vm};
 
 use crate::build::{cargo, install, show};
 
 /// Programs that the tests call, with their Debian packages. What the tests only read, images and the registry, they
 /// unpack into the cache themselves.
-const PROGRAMS: [(&str, &str); 19] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("zstd", "zstd"),
@@ -31,13 +31,14 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("nsenter", "util-linux"),
     ("containerd", "containerd"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    (vm::PROGRAM, vm::PACKAGE),
 ];
 
 /// The step that needs Kubernetes.
 const CLUSTER: &str = "tests on Kubernetes";
 
-/// Runs all steps, the later ones after a failure too, and fails if one did. The tests in virtual machines are `cargo xtask vm`;
-/// `--essential` has those that every change should pass.
+/// Runs all steps, the later ones after a failure too, and fails if one did. Of the tests in virtual machines these are the essential
+/// ones; `cargo xtask vm` has all.
 pub(crate) fn run() -> Result<()> {
     requires::root()?;
     install(&PROGRAMS)?;
@@ -47,7 +48,7 @@ pub(crate) fn run() -> Result<()> {
     let threads = std::env::var("STOWER_E2E_THREADS").unwrap_or_else(|_| "4".to_owned());
     // Kubernetes takes ten minutes the first time; it is built behind everything else, and its tests come last.
     let kubernetes = std::thread::spawn(programs::prepare);
-    let steps: [(&str, &[&str]); 8] = [
+    let steps: [(&str, &[&str]); 9] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         // The advisories are a git repository of their own: `cargo deny check advisories` where it can be reached.
@@ -68,7 +69,8 @@ pub(crate) fn run() -> Result<()> {
         ("the program under test", &["build", "-p", "stower", "-p", "stower-runtime"]),
         ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
         ("hostile bytes", &["xtask", "fuzz", "--repeatable"]),
-        (CLUSTER, &["test", "-p", "stower-e2e", "--test", "cluster", "--", "--test-threads", "2"]),
+        ("tests in virtual machines", &["xtask", "vm", "--essential"]),
+        (CLUSTER, &["test", "-p", "stower-e2e", "--test", "cluster", "--", "--test-threads", &threads]),
     ];
     let mut kubernetes = Some(kubernetes);
     let mut failed = Vec::new();
