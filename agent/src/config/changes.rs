@@ -116,6 +116,7 @@ impl Config {
             ("kube.context", json!(kube.context)),
             ("kube.secretCache", json!(kube.secret_cache.as_str())),
             ("kube.leaseNamespace", json!(kube.lease_namespace)),
+            ("kube.leaseOwner", json!(kube.lease_owner.as_ref().map(ToString::to_string))),
         ]
     }
 

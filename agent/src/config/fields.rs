@@ -98,6 +98,7 @@ pub(super) const FIELDS: &[Field] = &[
     flag("--kube-context", restart("kube.context", Shape::Text)),
     restart("kube.secretCache", Shape::Text),
     restart("kube.leaseNamespace", Shape::Text),
+    restart("kube.leaseOwner", Shape::Text),
 ];
 
 /// The field of that name.

@@ -20,6 +20,34 @@ pub struct KubeConfig {
     pub secret_cache: SecretCache,
     /// The namespace of the agents' Leases.
     pub lease_namespace: String,
+    /// The Pod with which the Lease is to go.
+    pub lease_owner: Option<PodRef>,
+}
+
+/// A Pod, and no other of its name: `NAME/UID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRef {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl PodRef {
+    fn new(text: &str) -> Option<Self> {
+        let (name, uid) = text.split_once('/')?;
+        let plain = |text: &str, more: &[u8]| {
+            let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || more.contains(&byte);
+            (1..=253).contains(&text.len()) && text.bytes().all(fits)
+        };
+        (plain(name, b"-.") && plain(uid, b"-")).then(|| Self { name: name.to_owned(), uid: uid.to_owned() })
+    }
+}
+
+impl std::fmt::Display for PodRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.name, self.uid)
+    }
 }
 
 /// Where the values of Secrets are kept.
@@ -65,6 +93,13 @@ impl KubeConfig {
         if let Err(error) = Namespace::new(&*lease_namespace) {
             merged.wrong("kube.leaseNamespace", error.to_string());
         }
-        Self { enabled, kubeconfig, context, secret_cache, lease_namespace }
+        let lease_owner = merged.text("kube.leaseOwner").map(|text| (PodRef::new(text), text.to_owned()));
+        let lease_owner = lease_owner.and_then(|(owner, text)| {
+            if owner.is_none() {
+                merged.wrong("kube.leaseOwner", format!("{text:?} is not NAME/UID of a Pod"));
+            }
+            owner
+        });
+        Self { enabled, kubeconfig, context, secret_cache, lease_namespace, lease_owner }
     }
 }

@@ -73,6 +73,7 @@ fn every_field_has_a_value_a_variable_of_its_own_and_is_taken_from_the_file() {
         ("runtimes", _) => "{r: {path: r}}",
         ("kube.secretCache", _) => "disk",
         ("kube.leaseNamespace", _) => "agents",
+        ("kube.leaseOwner", _) => "stower-x7k2p/0b1c",
         ("metricsBindAddress", _) => "127.0.0.1:9464",
         ("containers.limits", _) => "{memory: 1Gi}",
         (_, Shape::Bool) => "true",
@@ -194,6 +195,7 @@ fn values_out_of_range_are_refused_with_their_field() {
             "images: {gc: {minAge: '2'}}",
             "images.gc.minAge: \"2\": must be a duration such as \"100ms\", \"10s\" or \"1m30s\" (units: ns, us, ms, s, m, h)",
         ),
+        ("kube: {leaseOwner: stower-x7k2p}", "kube.leaseOwner: \"stower-x7k2p\" is not NAME/UID of a Pod"),
         ("kube: {secretCache: ram}", "kube.secretCache: \"ram\" is neither memory nor disk"),
         (
             "kube: {enabled: true, context: c}",

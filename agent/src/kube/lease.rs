@@ -63,6 +63,17 @@ impl Task {
         format!("{}/{}", self.collection(), self.cluster.node())
     }
 
+    /// The Lease as it is made. With its owner it goes, by the cluster's garbage collector. That is said at its making alone: a cluster may
+    /// ask who changes owners for the right to delete, which an agent does not have. One with a former owner goes too, and is made anew.
+    fn unheld(&self) -> Value {
+        let mut lease = json!({"metadata": {"name": self.cluster.node(), "namespace": self.namespace}});
+        if let Some(pod) = &self.cluster.config.lease_owner {
+            lease["metadata"]["ownerReferences"] =
+                json!([{"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}]);
+        }
+        lease
+    }
+
     /// The Lease, held by this agent from now on.
     fn held(&mut self, version: Option<&str>, transitions: u32, acquired: bool) -> Value {
         let now = Timestamp::now();
@@ -75,9 +86,7 @@ impl Task {
             }
         };
         self.acquired = Some(since);
-        let mut lease = self.last.clone().filter(|_| version.is_some()).unwrap_or_else(
-            || json!({"metadata": {"name": self.cluster.node(), "namespace": self.namespace}}),
-        );
+        let mut lease = self.last.clone().filter(|_| version.is_some()).unwrap_or_else(|| self.unheld());
         lease["apiVersion"] = "coordination.k8s.io/v1".into();
         lease["kind"] = "Lease".into();
         if let Some(version) = version {

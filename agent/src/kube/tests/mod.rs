@@ -32,6 +32,7 @@ fn cluster(server: &Server) -> Arc<Cluster> {
         context: None,
         secret_cache: SecretCache::Memory,
         lease_namespace: "stower-system".to_owned(),
+        lease_owner: None,
     };
     Arc::new(Cluster::new(config, NODE, Metrics::new().kube))
 }
