@@ -11,7 +11,7 @@ use crate::image::{Compression, Image, ImageBuilder};
 
 /// Writes the image of the program `binary` as an OCI layout into `layout`, which must not be there yet, named `reference`.
 ///
-/// The same program gives the same digest. There is no user database in it: the agent runs as root, the hooks of the chart
+/// The same program gives the same bytes, whoever builds it. There is no user database in it: the agent runs as root, the hooks of the chart
 /// say by number who they are.
 pub fn write(binary: &Path, version: &str, reference: &str, layout: &Path) -> Result<Image> {
     let folder = tempfile::tempdir().context("make a folder for the image's layer")?;
@@ -31,7 +31,8 @@ pub fn write(binary: &Path, version: &str, reference: &str, layout: &Path) -> Re
             "org.opencontainers.image.licenses": "Apache-2.0",
         },
     });
-    let builder = ImageBuilder::new("stower").layer(folder.path(), Compression::Gzip).config(config);
+    let builder =
+        ImageBuilder::new("stower").layer(folder.path(), Compression::Gzip).config(config).owned_by_root();
     builder.reference(reference).write(layout)?;
     Image::open("stower", layout)
 }

@@ -64,7 +64,7 @@ impl Image {
 
     /// Writes the layout as one tar file, an OCI archive.
     pub fn write_oci_archive(&self, to: &Path) -> Result<()> {
-        tar(&self.layout, to)
+        tar(&self.layout, to, true)
     }
 
     /// Writes it as `docker save` does.
@@ -88,7 +88,7 @@ impl Image {
         fs::copy(config, folder.path().join("config.json"))?;
         let index = json!([{"Config": "config.json", "RepoTags": [tag], "Layers": layers}]);
         fs::write(folder.path().join("manifest.json"), serde_json::to_vec(&index)?)?;
-        tar(folder.path(), to)
+        tar(folder.path(), to, true)
     }
 }
 
@@ -101,6 +101,7 @@ pub struct ImageBuilder {
     architecture: String,
     docker: bool,
     reference: Option<String>,
+    owned_by_root: bool,
 }
 
 impl ImageBuilder {
@@ -113,12 +114,19 @@ impl ImageBuilder {
             architecture: ARCHITECTURE.to_owned(),
             docker: false,
             reference: None,
+            owned_by_root: false,
         }
     }
 
     /// How the index names it, in place of `localhost/NAME:latest`: for who imports the layout.
     pub fn reference(mut self, reference: &str) -> Self {
         self.reference = Some(reference.to_owned());
+        self
+    }
+
+    /// Everything in it is root's, whoever builds it.
+    pub fn owned_by_root(mut self) -> Self {
+        self.owned_by_root = true;
         self
     }
 
@@ -210,7 +218,7 @@ impl ImageBuilder {
 
     fn write_layer(&self, layout: &Path, folder: &Path, compression: Compression) -> Result<(Value, String)> {
         let plain = layout.join("layer.tar");
-        tar(folder, &plain)?;
+        tar(folder, &plain, self.owned_by_root)?;
         let diff_id = format!("sha256:{}", cache::sha256_file(&plain)?);
         let (program, media_type) = match compression {
             Compression::Gzip => (
@@ -243,8 +251,8 @@ fn put(layout: &Path, media_type: &str, bytes: &[u8]) -> Result<Value> {
 }
 
 /// Packs a folder the same way every time: sorted names, numeric owners, one modification time.
-fn tar(folder: &Path, to: &Path) -> Result<()> {
-    let args: [OsString; 11] = [
+fn tar(folder: &Path, to: &Path, owned_by_root: bool) -> Result<()> {
+    let mut args: Vec<OsString> = vec![
         "--sort=name".into(),
         "--numeric-owner".into(),
         "--format=pax".into(),
@@ -252,11 +260,11 @@ fn tar(folder: &Path, to: &Path) -> Result<()> {
         "--mtime=@1767225600".into(),
         // The user's own; those of the system are the host's and would go into images.
         "--xattrs-include=user.*".into(),
-        "-C".into(),
-        folder.into(),
-        "-cf".into(),
-        to.into(),
-        ".".into(),
     ];
+    if owned_by_root {
+        // Nor does the umask of who builds it matter.
+        args.extend(["--owner=0".into(), "--group=0".into(), "--mode=u=rwX,go=rX".into()]);
+    }
+    args.extend(["-C".into(), folder.into(), "-cf".into(), to.into(), ".".into()]);
     process::run("tar", args).map(drop).with_context(|| format!("pack {}", folder.display()))
 }

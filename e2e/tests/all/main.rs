@@ -2,6 +2,7 @@
 //!
 //! `../../README.md` has the rules for a new one.
 
+mod agent_image;
 mod attach;
 mod bad_input;
 mod bad_volumes;

@@ -19,9 +19,9 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--once]     run the agent on manifests/examples, with no network and no registry, until Ctrl-C
   test              install what the tests need, then run every check and every test
-  image [--debug] [--reference NAME] [DIR]
+  image [--debug | --binary FILE] [--reference NAME] [DIR]
                     build the agent's container image, an OCI layout and the same as one archive, below DIR (target/image); needs no
-                    Docker. The same sources and compiler give the same image
+                    Docker. FILE is a stower that is built already; one program makes one image, byte for byte
   fuzz [SECONDS]    give hostile bytes to the storage, for so long to each target (60); --repeatable: the same ones
                     each time
   kills [--n COUNT] [--seed N]
