@@ -1,19 +1,31 @@
 //! The DaemonSet under a real kubelet and containerd: what befalls the agent's pod befalls no container.
 
+mod readme;
+
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use stower_e2e::cluster::helm::{Helm, chart};
+use stower_e2e::cluster::helm::Helm;
 use stower_e2e::cluster::node::KubeNode;
 use stower_e2e::cluster::{AGENT_NAMESPACE, Cluster};
-use stower_e2e::{Catalog, agent_image, catalog, node, release, teardown, wait_for, wait_long_for};
+use stower_e2e::{
+    Catalog, agent_image, cargo, catalog, node, process, release, teardown, wait_for, wait_long_for,
+};
 
 /// How long a pod may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// Helm's words that have it end when all is well.
+const WAIT: [&str; 3] = ["--wait", "--timeout", "5m"];
 const IMAGE: &str = "stower.test/stower";
+/// What containers are declared by.
+const KINDS: &str = "containers.stower.dev,datacontainers.stower.dev,volumes.stower.dev";
+/// What the chart and its hooks make.
+const OF_THE_RELEASE: &str = "daemonsets,pods,jobs,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,\
+                              validatingadmissionpolicies,validatingadmissionpolicybindings";
 const OWN: &str = env!("CARGO_PKG_VERSION");
 
 /// Tells how long each step took.
@@ -48,29 +60,68 @@ impl Ground {
         import(&node, &other, &next())?;
         steps.done("two images of the agent");
         let helm = Helm::of(&cluster)?;
-        helm.ok([
-            "install".as_ref(),
-            "stower-crds".as_ref(),
-            chart("stower-crds").as_os_str(),
-            "--wait".as_ref(),
-        ])?;
-        steps.done("helm install stower-crds");
         Ok(Self { helm, node, cluster, registry })
     }
 
-    /// `helm install` or `upgrade`, until the agents are ready.
-    fn helm(&self, verb: &str, tag: &str, more: &str) -> Result<String> {
-        let values = format!(
-            "image: {{repository: {IMAGE}, pullPolicy: Never, tag: '{tag}'}}\nagent:\n  manifests: /var/lib/manifests\n  config:\n    insecureRegistries: ['{}']\n    images: {{gc: {{enabled: false}}}}\n    storage: {{minFree: {{}}, minFreeInodes: {{}}}}\n{more}",
+    /// A command of Helm that must succeed, given in the checkout.
+    fn helm<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<String> {
+        process::run_command(self.helm.command(words).current_dir(cargo::checkout()))
+            .with_context(|| self.tell())
+    }
+
+    /// Values without which the machine would decide how a test ends: a registry, manifests, room on the disk.
+    fn values(&self, more: &str) -> Result<String> {
+        let path = self.helm.values(&format!(
+            "agent:\n  manifests: /var/lib/manifests\n  config:\n    insecureRegistries: ['{}']\n    images: {{gc: {{enabled: false}}}}\n    \
+             storage: {{minFree: {{}}, minFreeInodes: {{}}}}\n{more}",
             self.registry
-        );
-        let file = self.helm.values(&values)?;
-        let chart = chart("stower");
-        let mut words =
-            vec![verb.as_ref(), "stower".as_ref(), chart.as_os_str(), "--values".as_ref(), file.as_os_str()];
-        let more = ["--namespace", AGENT_NAMESPACE, "--create-namespace", "--wait", "--timeout", "5m"];
-        words.extend(more.map(std::ffi::OsStr::new));
-        self.helm.ok(words).with_context(|| self.tell())
+        ))?;
+        Ok(path.to_str().context("the path of the values is no text")?.to_owned())
+    }
+
+    /// `helm install` or `upgrade` of the agent, until it is ready.
+    fn agent(&self, verb: &str, tag: &str, more: &str) -> Result<()> {
+        let values =
+            self.values(&format!("image: {{repository: {IMAGE}, pullPolicy: Never, tag: '{tag}'}}\n{more}"))?;
+        let words = [verb, "stower", "charts/stower", "--values", &values, "--namespace", AGENT_NAMESPACE];
+        self.helm(words.iter().chain(&WAIT)).map(drop)
+    }
+
+    /// What the README has: both charts, and a container of its manifest in the namespace `default`; gives the container's process.
+    fn quick_start(&self, reference: &str, steps: &mut Steps) -> Result<u64> {
+        let values = self.values("")?;
+        let (image, node) = (format!("image: {reference}"), format!("nodeName: {}", self.node.name));
+        let web =
+            readme::web(&[&image, "command: [/payload, stay]", "terminationGracePeriodSeconds: 1", &node])?;
+        let mut commands = 0;
+        for words in readme::commands()? {
+            let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let line = words.join(" ");
+            let its = format!("image.repository={IMAGE}");
+            for word in &mut words {
+                if *word == "image.repository=registry.example/stower" {
+                    *word = &its;
+                }
+            }
+            match words.split_first() {
+                Some((&"helm", words)) => {
+                    let values = ["--values", &values];
+                    let more = if line.contains("stower-crds") { &[][..] } else { &values };
+                    self.helm(words.iter().chain(more).chain(&WAIT))?;
+                }
+                Some((&"kubectl", [rest @ .., "-f", "web.yaml"])) if *rest == ["apply"] => {
+                    self.cluster.apply(&web, &[])?;
+                }
+                // As it goes on, it does not end.
+                Some((&"kubectl", [rest @ .., "-w"])) => self.cluster.ok(rest).map(drop)?,
+                Some((&"kubectl", words)) => self.cluster.ok(words).map(drop)?,
+                _ => bail!("the README's `{line}` is neither of Helm nor of kubectl"),
+            }
+            commands += 1;
+            steps.done(&line);
+        }
+        ensure!(commands >= 5, "the README's quick start has {commands} commands");
+        self.pid("default", "web")
     }
 
     /// What went on, for a failure's message.
@@ -155,15 +206,20 @@ fn manifest(reference: &str) -> String {
     )
 }
 
-/// All that befalls the agent's pod, and the agent's absence; the process of the container is `pid` all the while.
-fn through_everything(ground: &Ground, pid: u64, first: &str, steps: &mut Steps) -> Result<()> {
-    let (cluster, helm, node) = (&ground.cluster, &ground.helm, &ground.node);
+/// Containers by namespace and name, with their processes.
+type Running = [(&'static str, &'static str, u64); 2];
+
+/// All that befalls the agent's pod, and the agent's absence; the containers have the same processes all the while.
+fn through_everything(ground: &Ground, both: &Running, first: &str, steps: &mut Steps) -> Result<()> {
+    let (cluster, node) = (&ground.cluster, &ground.node);
     let mut same = |after: &str| -> Result<()> {
-        ensure!(ground.alive(pid), "the container's process {pid} is gone after {after}: {}", ground.tell());
-        ensure!(ground.pid("work", "stays")? == pid, "the container has another process after {after}");
-        let object =
-            cluster.object("containers.stower.dev", "work", "stays")?.context("the object is gone")?;
-        ensure!(object["status"]["restartCount"].as_u64().unwrap_or(0) == 0, "after {after}: {object}");
+        for (namespace, name, pid) in *both {
+            ensure!(ground.alive(pid), "{name}'s process {pid} is gone after {after}: {}", ground.tell());
+            ensure!(ground.pid(namespace, name)? == pid, "{name} has another process after {after}");
+            let object =
+                cluster.object("containers.stower.dev", namespace, name)?.context("the object is gone")?;
+            ensure!(object["status"]["restartCount"].as_u64().unwrap_or(0) == 0, "after {after}: {object}");
+        }
         steps.done(after);
         Ok(())
     };
@@ -172,13 +228,12 @@ fn through_everything(ground: &Ground, pid: u64, first: &str, steps: &mut Steps)
     let second = ground.pod(Some(first))?;
     same("kubectl rollout restart")?;
 
-    ground.helm("upgrade", &next(), "")?;
+    ground.agent("upgrade", &next(), "")?;
     let third = ground.pod(Some(&second))?;
     ensure!(ground.stower(&["version"])?.contains(&next()), "the agent is not the other release");
     same("helm upgrade to another version")?;
 
-    helm.ok(["rollback", "stower", "--namespace", AGENT_NAMESPACE, "--wait", "--timeout", "5m"])
-        .with_context(|| ground.tell())?;
+    ground.helm(["rollback", "stower", "--namespace", AGENT_NAMESPACE].iter().chain(&WAIT))?;
     let fourth = ground.pod(Some(&third))?;
     same("helm rollback")?;
 
@@ -203,40 +258,48 @@ fn through_everything(ground: &Ground, pid: u64, first: &str, steps: &mut Steps)
     ensure!(ground.pod(None)? == sixth, "kubelet made another pod");
     same("a restart of kubelet")?;
 
-    helm.ok(["uninstall", "stower", "--namespace", AGENT_NAMESPACE, "--wait", "--timeout", "5m"])?;
+    ground.helm(["uninstall", "stower", "--namespace", AGENT_NAMESPACE].iter().chain(&WAIT))?;
     ground.without_agent()?;
-    ensure!(ground.alive(pid), "the container's process is gone after helm uninstall");
-    let object = cluster.object("containers.stower.dev", "work", "stays")?.context("the object is gone")?;
-    ensure!(object["metadata"]["deletionTimestamp"].is_null(), "{object}");
-    ground.helm("install", OWN, "")?;
+    for (namespace, name, pid) in *both {
+        ensure!(ground.alive(pid), "{name}'s process is gone after helm uninstall");
+        let object =
+            cluster.object("containers.stower.dev", namespace, name)?.context("the object is gone")?;
+        ensure!(object["metadata"]["deletionTimestamp"].is_null(), "{object}");
+    }
+    ground.agent("install", OWN, "")?;
     ground.pod(None)?;
     same("helm uninstall, and another install")
 }
 
-/// `uninstall.purge` leaves nothing: no object, process, mount or cgroup.
-fn purge(ground: &Ground, pid: u64, steps: &mut Steps) -> Result<()> {
-    let (cluster, helm, node) = (&ground.cluster, &ground.helm, &ground.node);
-    ground.helm("upgrade", OWN, "uninstall: {purge: true, timeoutSeconds: 120}\n")?;
+/// `uninstall.purge` leaves nothing: no object, process, mount or cgroup, and nothing of the release.
+fn purge(ground: &Ground, both: &Running, steps: &mut Steps) -> Result<()> {
+    let (cluster, node) = (&ground.cluster, &ground.node);
+    ground.agent("upgrade", OWN, "uninstall: {purge: true, timeoutSeconds: 120}\n")?;
     ensure!(
-        ground.alive(pid),
-        "the container's process is gone after an upgrade that only sets uninstall.purge"
+        both.iter().all(|(.., pid)| ground.alive(*pid)),
+        "an upgrade that only sets uninstall.purge ended something"
     );
     steps.done("helm upgrade with uninstall.purge");
     let instance = fs::read_to_string(node.path("/var/lib/stower/instance"))?;
-    helm.ok(["uninstall", "stower", "--namespace", AGENT_NAMESPACE, "--wait", "--timeout", "5m"])
-        .with_context(|| ground.tell())?;
+    ground.helm(["uninstall", "stower", "--namespace", AGENT_NAMESPACE].iter().chain(&WAIT))?;
     steps.done("helm uninstall with it");
-    let kinds = "containers.stower.dev,datacontainers.stower.dev,volumes.stower.dev";
-    let objects = cluster.ok(["get", kinds, "-A", "-o", "name"])?;
-    ensure!(objects.trim().is_empty(), "purging left objects: {objects}");
-    ensure!(!ground.alive(pid), "purging left the container");
-    let mounts = node.run("cat", &["/proc/self/mounts"])?;
-    let left: Vec<&str> =
-        mounts.lines().filter(|line| line.contains("/run/stower") || line.contains("/lib/stower")).collect();
-    ensure!(left.is_empty(), "purging left mounts: {left:#?}");
     ground.without_agent()?;
-    let groups = teardown::cgroups_of(instance.trim());
-    ensure!(groups.is_empty(), "purging left cgroups: {groups:?}");
+    let mut left = Vec::new();
+    left.extend(both.iter().filter(|(.., pid)| ground.alive(*pid)).map(|container| format!("{container:?}")));
+    left.extend(cluster.ok(["get", KINDS, "-A", "-o", "name"])?.lines().map(str::to_owned));
+    let mounts = node.run("cat", &["/proc/self/mounts"])?;
+    let ours = |line: &&str| line.contains("/run/stower") || line.contains("/lib/stower");
+    left.extend(mounts.lines().filter(ours).map(str::to_owned));
+    left.extend(teardown::cgroups_of(instance.trim()).iter().map(|path| path.display().to_string()));
+    ensure!(left.is_empty(), "purging left {left:#?}");
+    // Pods have a while to end, and with them the cluster's garbage collector takes the Leases.
+    wait_for("what the release made to go", || {
+        let release = ["get", OF_THE_RELEASE, "-A", "-l", "app.kubernetes.io/instance=stower", "-o", "name"];
+        let leases = ["get", "leases", "-n", AGENT_NAMESPACE, "-o", "name"];
+        let left = cluster.ok(release)? + &cluster.ok(leases)?;
+        ensure!(left.trim().is_empty(), "there is {left}");
+        Ok(Some(()))
+    })?;
     steps.done("nothing is left");
     Ok(())
 }
@@ -246,27 +309,26 @@ fn containers_outlive_all_that_befalls_their_agents_pod() -> Result<()> {
     let reference = Catalog::get()?.reference(catalog::payload)?;
     let mut steps = Steps(Instant::now());
     let ground = Ground::make(&mut steps)?;
-    ground.helm("install", OWN, "")?;
+    let web = ground.quick_start(&reference, &mut steps)?;
     let first = ground.pod(None)?;
-    steps.done("helm install stower");
-    ground
-        .helm
-        .ok(["test", "stower", "--namespace", AGENT_NAMESPACE, "--timeout", "3m"])
-        .with_context(|| ground.tell())?;
+    ground.helm(["test", "stower", "--namespace", AGENT_NAMESPACE, "--timeout", "3m"])?;
     steps.done("helm test");
     ground.cluster.namespace("work", "privileged")?;
     ground.cluster.apply(&manifest(&reference), &[])?;
-    let pid = ground.pid("work", "stays")?;
+    let stays = ground.pid("work", "stays")?;
     ground
         .cluster
         .ok(["wait", "--for=condition=Ready", "--timeout=60s", "containers.stower.dev/stays", "-n", "work"])
         .with_context(|| ground.tell())?;
-    // It is in the host's namespaces, in groups of the agent's own, and nothing of the pod's.
-    let groups = fs::read_to_string(ground.node.path(&format!("/proc/{pid}/cgroup")))?;
-    ensure!(!groups.contains("kubepods") && groups.contains("/stower-"), "{groups}");
-    steps.done("kubectl apply of a container");
-    through_everything(&ground, pid, &first, &mut steps)?;
-    purge(&ground, pid, &mut steps)?;
+    let both = [("default", "web", web), ("work", "stays", stays)];
+    // They are in the host's namespaces, in groups of the agent's own, and nothing of the pod's.
+    for (.., pid) in both {
+        let groups = fs::read_to_string(ground.node.path(&format!("/proc/{pid}/cgroup")))?;
+        ensure!(!groups.contains("kubepods") && groups.contains("/stower-"), "{groups}");
+    }
+    steps.done("kubectl apply of a container with a data container");
+    through_everything(&ground, &both, &first, &mut steps)?;
+    purge(&ground, &both, &mut steps)?;
     drop(ground);
     steps.done("the node's end");
     Ok(())
