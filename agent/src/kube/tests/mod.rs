@@ -207,6 +207,24 @@ async fn a_server_that_fails_in_every_way_says_nothing_until_it_answers() {
     assert_eq!(cluster.contact().trouble, None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn two_hours_without_a_server_say_nothing_and_ask_little() {
+    let server = containers(|_, _| Reply::Close).await;
+    server.stop().await;
+    let (cluster, mut heard) = follow(&server);
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    assert!(heard.try_recv().is_err(), "nobody said anything");
+    let (since, why) = cluster.contact().trouble.expect("nobody is there");
+    assert!(why.starts_with("cannot reach the API server"), "{why} since {since}");
+    let asked: f64 = ["get", "list", "watch"]
+        .map(|verb| cluster.metrics.requests.with_label_values(&[verb, "<error>"]).get())
+        .iter()
+        .map(|asked| *asked as f64)
+        .sum();
+    // Three kinds, each 30 to 60 s after its last try, but for the first few.
+    assert!((3.0 * 120.0..=3.0 * 250.0).contains(&asked), "asked {asked} times");
+}
+
 #[tokio::test]
 async fn what_the_server_has_forgotten_is_listed_again_and_what_the_list_lacks_is_gone() {
     let lists = AtomicUsize::new(0);

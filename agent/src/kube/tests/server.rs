@@ -86,6 +86,14 @@ impl Server {
         server
     }
 
+    /// Nobody listens from now on.
+    pub(super) async fn stop(&self) {
+        self.task.abort();
+        while !self.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
