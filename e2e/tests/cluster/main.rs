@@ -7,6 +7,7 @@ mod charts;
 mod daemon_set;
 mod harness;
 mod kinds;
+mod kinds_released;
 mod outages;
 mod policies;
 mod says;
