@@ -146,31 +146,31 @@ fn launch(
         }
     };
     drop((inner, stdio));
-    let second = hear(&control, agent, until);
-    if second.is_err() {
-        kill(&first);
-    } else {
-        let _ = rustix::process::waitid(WaitId::PidFd(first.as_fd()), WaitIdOptions::EXITED);
-    }
-    let (bytes, pidfd) = second?;
-    let (Ok(number), Some(pidfd)) = (<[u8; 4]>::try_from(&bytes[..]), pidfd) else {
-        return Err(failure_of(&bytes));
-    };
-    let mut terminal = None;
+    let (mut second, mut terminal) = (None, None);
     let done = loop {
         match hear(&control, agent, until) {
-            Ok((bytes, _)) if bytes.is_empty() => break Ok(()),
+            // The end of the socket without a failure is the exec, or a kill before it, which its end will tell.
+            Ok((bytes, _)) if bytes.is_empty() && second.is_some() => break Ok(()),
             Ok((bytes, Some(fd))) if bytes == TERMINAL => terminal = Some(fd),
+            // The first of the two tells of the second, which runs already: its terminal may come before that.
+            Ok((bytes, Some(pidfd))) if second.is_none() && bytes.len() == size_of::<u32>() => {
+                second = bytes.try_into().ok().map(|number| (u32::from_ne_bytes(number), pidfd));
+            }
             Ok((bytes, _)) => break Err(failure_of(&bytes)),
             Err(failure) => break Err(failure),
         }
     };
-    match done {
-        // The end of the socket without a word is the exec, or a kill before it, which its end will tell.
-        Ok(()) => Ok(Started { pid: u32::from_ne_bytes(number), pidfd, terminal }),
-        Err(failure) => {
-            kill(&pidfd);
-            Err(failure)
+    match (done, second) {
+        (Ok(()), Some((pid, pidfd))) => {
+            let _ = rustix::process::waitid(WaitId::PidFd(first.as_fd()), WaitIdOptions::EXITED);
+            Ok(Started { pid, pidfd, terminal })
+        }
+        (done, second) => {
+            kill(&first);
+            if let Some((_, pidfd)) = second {
+                kill(&pidfd);
+            }
+            Err(done.err().unwrap_or_else(|| failure_of(&[])))
         }
     }
 }

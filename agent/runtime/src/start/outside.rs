@@ -44,9 +44,6 @@ fn try_launch(
 ) -> Result<(ShimRecord, OwnedFd), Failure> {
     let stage = format!("runtime {}", outside.name);
     let failed = |what: &str, error: io::Error| Failure::errno(&stage, what, error);
-    // The container's first process is handed down to this one once the runtime's `create` has ended.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|e| Failure::errno(&stage, "becoming a subreaper", e))?;
     let runtime = Runtime { name: outside.name.clone(), program: outside.program.clone() };
     let dir = &outside.dir;
     fs::create_dir(dir).and_then(|()| runtime.write(dir)).map_err(|e| failed("making its directory", e))?;

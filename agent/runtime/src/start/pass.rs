@@ -5,8 +5,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 
 use super::sys;
@@ -31,17 +31,26 @@ pub(crate) fn fail(socket: &OwnedFd, failure: &Failure) -> ! {
 }
 
 /// One message of at most 64 KiB, with a descriptor if one came along. Empty is the end.
+///
+/// # Errors
+/// Also [`Errno::MFILE`] for a descriptor that came along and had no place here.
 pub(crate) fn receive(socket: &OwnedFd) -> Result<(Vec<u8>, Option<OwnedFd>), Errno> {
     let mut bytes = vec![0u8; 64 << 10];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let len = loop {
+    let (len, flags) = loop {
         let parts = &mut [std::io::IoSliceMut::new(&mut bytes)];
         match rustix::net::recvmsg(socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(Errno::INTR) => {}
-            other => break other?.bytes,
+            other => {
+                let message = other?;
+                break (message.bytes, message.flags);
+            }
         }
     };
+    if flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Errno::MFILE);
+    }
     let mut fd = None;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {

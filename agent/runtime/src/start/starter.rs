@@ -105,6 +105,10 @@ fn start(job: &Job, filter: &[u8], agent: &OwnedFd) -> Result<Never, Failure> {
     rustix::fs::access(&job.shim, rustix::fs::Access::EXEC_OK)
         .map_err(|e| Failure::errno("shim", job.shim.display(), e))?;
     let prepared = prepare(job)?;
+    // Before there is a process of the container, so that each orphan of it, also without a pid namespace, comes to the shim that
+    // this becomes, and what another runtime makes is handed down to it.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|e| Failure::errno("starter", "becoming a subreaper", e))?;
     let result =
         match &job.outside {
             None => launch(job, filter, &prepared),

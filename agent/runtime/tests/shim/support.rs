@@ -242,6 +242,7 @@ fn spawn(
             libc::sigemptyset(&raw mut chld);
             libc::sigaddset(&raw mut chld, libc::SIGCHLD);
             libc::sigprocmask(libc::SIG_BLOCK, &raw const chld, std::ptr::null_mut());
+            libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
             let init = libc::fork();
             if init == 0 {
                 libc::sigprocmask(libc::SIG_UNBLOCK, &raw const chld, std::ptr::null_mut());
