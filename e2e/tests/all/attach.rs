@@ -44,7 +44,9 @@ fn a_terminal_outlives_its_clients_and_the_agent() -> Result<()> {
     third.wait_for("try pressing enter")?;
     third.type_in("echo $X after all\n")?;
     third.wait_for("kept after all")?;
-    ensure!(node.ok(["logs", "a"])?.contains("kept after all"), "the log has what the terminal showed");
+    node.wait("the log to have what the terminal showed", || {
+        Ok(node.ok(["logs", "a"])?.contains("kept after all").then_some(()))
+    })?;
     third.type_in("exit 9\n")?;
     ensure!(third.wait()? == 9, "{}", third.text());
     Ok(())

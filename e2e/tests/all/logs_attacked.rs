@@ -95,6 +95,8 @@ fn a_flood_without_a_line_end_is_bounded_and_others_go_on() -> Result<()> {
     node.write("flood.yaml", &shell("flood", "exec cat /dev/zero", "")?)?;
     let pid = node.wait_running("flood")?;
     let (dir, shim) = (logs_of(&node, "flood")?, parent(pid)?);
+    // More than a pipe holds: who reads it is the shim, and no longer the starter that becomes it.
+    wait_written(&node, pid, 1 << 20, || Ok(()))?;
     let (mut most_disk, mut most_shim) = (0, 0);
     let mut look = || {
         most_disk = most_disk.max(size_of(&dir));
