@@ -189,9 +189,6 @@ async fn a_server_that_fails_in_every_way_says_nothing_until_it_answers() {
             0 => Reply::status(500, "InternalError"),
             1 => Reply::Json(429, "retry-after: 1\r\n", json!({"reason": "TooManyRequests"})),
             2 => Reply::Close,
-            // A proxy's page, and what would be an empty list if it were one.
-            3 => Reply::ok(json!("hello")),
-            4 => Reply::ok(json!({"items": []})),
             _ => list(10, &[container("a", 5)]),
         },
         Ask::Watch(_) => open(&[]),
@@ -223,6 +220,25 @@ async fn two_hours_without_a_server_say_nothing_and_ask_little() {
         .sum();
     // Three kinds, each 30 to 60 s after its last try, but for the first few.
     assert!((3.0 * 120.0..=3.0 * 250.0).contains(&asked), "asked {asked} times");
+}
+
+#[tokio::test]
+async fn what_is_no_list_is_no_empty_list() {
+    let times = AtomicUsize::new(0);
+    let server = containers(move |ask, _| match ask {
+        Ask::List => match times.fetch_add(1, Ordering::SeqCst) {
+            // A proxy's page, and what would be an empty list if it had a version.
+            0 => Reply::ok(json!("hello")),
+            1 => Reply::ok(json!({"items": []})),
+            _ => list(10, &[container("a", 5)]),
+        },
+        Ask::Watch(_) => open(&[]),
+    })
+    .await;
+    let (_cluster, mut heard) = follow(&server);
+    let (whole, said) = next(&mut heard).await;
+    assert!(whole);
+    assert_eq!(words(&said), ["a: accepted"]);
 }
 
 #[tokio::test]
