@@ -1,5 +1,6 @@
 //! ConfigMaps and Secrets that objects of this node name: one watch and one read each, by name, so that the rights to `get` and
-//! `watch` these are enough. Where a watch is forbidden, they are read from time to time, and `get` alone is enough.
+//! `watch` these are enough. Where a watch is forbidden, they are read from time to time, and `get` alone is enough: often at first
+//! while one is not there, since somebody waits for it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,8 +20,10 @@ use super::{
     stream::{Event, Resource},
 };
 
-/// How often one that may not be watched is read.
+/// How often one that may not be watched is read, while it is there.
 const AGAIN: Duration = Duration::from_secs(60);
+/// After how many reads it is tried whether it may be watched by now.
+const READS: u32 = 15;
 /// The longest that is read, in bytes; the server keeps no larger one than 1.5 MiB.
 const MAX_VALUE: usize = 4 << 20;
 /// A watch that ends sooner did not work.
@@ -57,21 +60,25 @@ pub(super) async fn run(cluster: Arc<Cluster>, out: mpsc::Sender<Update>) {
 async fn follow(cluster: Arc<Cluster>, key: ObjectKey, out: mpsc::Sender<Update>) {
     let mut gate = cluster.gate().subscribe();
     let mut backoff = Backoff::default();
-    let collection = format!("/api/v1/namespaces/{}/{}", key.namespace, key.kind.plural());
-    let resource = Resource { path: collection, field_selector: format!("metadata.name={}", key.name) };
+    let resource = Resource { path: collection(&key), field_selector: format!("metadata.name={}", key.name) };
+    let mut forbidden = 0;
     while opened(&mut gate).await {
         let began = Instant::now();
-        let wait = match one(&cluster, &key, &resource, &out).await {
+        let watched = if forbidden % READS == 0 { Some(&resource) } else { None };
+        let next = one(&cluster, &key, watched, &out).await;
+        forbidden = if matches!(next, Ok(Next::Read { .. })) { forbidden + 1 } else { 0 };
+        let wait = match next {
             Ok(Next::Deaf) => return,
             Ok(Next::Watch) if began.elapsed() >= WORKED => {
                 backoff.reset();
                 Duration::ZERO
             }
             Ok(Next::Watch) => backoff.next(None, chance()),
-            Ok(Next::Read) => {
+            Ok(Next::Read { there: true }) => {
                 backoff.reset();
                 AGAIN.mul_f64(0.75 + chance() / 2.0)
             }
+            Ok(Next::Read { there: false }) => backoff.next(None, chance()),
             Err(error) => {
                 let why = crate::effects::chain(&error);
                 let state = ValueState::Unavailable { why };
@@ -89,39 +96,51 @@ async fn follow(cluster: Arc<Cluster>, key: ObjectKey, out: mpsc::Sender<Update>
     }
 }
 
+/// The path of all objects of that kind in the namespace.
+fn collection(key: &ObjectKey) -> String {
+    format!("/api/v1/namespaces/{}/{}", key.namespace, key.kind.plural())
+}
+
 /// How to go on.
 enum Next {
     /// By a watch.
     Watch,
     /// By a read, later.
-    Read,
+    Read {
+        /// It is there.
+        there: bool,
+    },
     /// Nobody listens.
     Deaf,
 }
 
-/// Reads one object and follows it as long as that lasts.
+/// Reads one object and, where it may be watched, follows it as long as that lasts.
 async fn one(
     cluster: &Cluster,
     key: &ObjectKey,
-    resource: &Resource,
+    watched: Option<&Resource>,
     out: &mpsc::Sender<Update>,
 ) -> Result<Next, CallError> {
     // The watch comes first, so that nothing happens between the two unheard. It begins with what is there, if anything is.
-    let events = match resource.watch(cluster, None, chance()).await {
-        Ok(events) => Some(events),
-        Err(error) if error.refusal().is_some_and(|refusal| refusal.code == 403) => None,
-        Err(error) => return Err(error),
+    let events = match watched {
+        None => None,
+        Some(resource) => match resource.watch(cluster, None, chance()).await {
+            Ok(events) => Some(events),
+            Err(error) if error.refusal().is_some_and(|refusal| refusal.code == 403) => None,
+            Err(error) => return Err(error),
+        },
     };
-    let path = format!("{}/{}", resource.path, key.name);
+    let path = format!("{}/{}", collection(key), key.name);
     let state = match cluster.json("get", get(&path), MAX_VALUE).await {
         Ok(object) => present(key, &object),
         Err(error) if error.is_not_found() => ValueState::Absent,
         Err(error) => return Err(error),
     };
+    let there = !matches!(state, ValueState::Absent);
     if out.send(Update::Value { key: key.clone(), state }).await.is_err() {
         return Ok(Next::Deaf);
     }
-    let Some(mut events) = events else { return Ok(Next::Read) };
+    let Some(mut events) = events else { return Ok(Next::Read { there }) };
     while let Some(event) = events.next().await? {
         cluster.heard_now();
         let state = match event {

@@ -1,6 +1,7 @@
 //! The source against a scripted server on a real socket.
 
 mod server;
+mod values;
 
 use std::{
     sync::{
@@ -15,7 +16,7 @@ use stower_crds::{Kind, Name, Namespace, ObjectKey};
 use tokio::sync::mpsc;
 
 use self::server::{Asked, Reply, Server, replace};
-use super::{Accepted, Cluster, Said, Update, ValueState, Word};
+use super::{Accepted, Cluster, Said, Update, Word};
 use crate::{
     config::{KubeConfig, SecretCache},
     metrics::Metrics,
@@ -431,71 +432,4 @@ async fn what_was_accepted_is_not_asked_for_again_where_its_namespace_allows_les
     let cluster = cluster(&server);
     cluster.follow(&accepted, &out);
     assert_eq!(words(&next(&mut heard).await.1), ["bold: accepted", "changed: same"]);
-}
-
-/// What is told of one ConfigMap first, by a server that answers this for it.
-async fn values(
-    count: usize,
-    watch: impl Fn() -> Reply + Send + Sync + 'static,
-    get: impl Fn() -> Reply + Send + Sync + 'static,
-) -> Vec<ValueState> {
-    let server = Server::start(move |asked| match asked.path.split('?').next().unwrap_or_default() {
-        "/api/v1/namespaces/default/configmaps" => {
-            assert!(asked.path.contains("watch=1") && asked.path.contains("fieldSelector=metadata.name%3Dm"));
-            watch()
-        }
-        "/api/v1/namespaces/default/configmaps/m" => get(),
-        path if path.starts_with("/apis/") && asked.path.contains("watch=1") => open(&[]),
-        _ => list(1, &[]),
-    })
-    .await;
-    let (cluster, mut heard) = follow(&server);
-    let (namespace, name) = (Namespace::default(), Name::new("m").expect("it is a name"));
-    cluster.want([ObjectKey::new(Kind::ConfigMap, namespace, name)].into());
-    let wait = async {
-        let mut states = Vec::new();
-        while states.len() < count {
-            if let Some(Update::Value { state, .. }) = heard.recv().await {
-                states.push(state);
-            }
-        }
-        states
-    };
-    tokio::time::timeout(DEADLINE, wait).await.expect("something is told of it")
-}
-
-async fn value(
-    watch: impl Fn() -> Reply + Send + Sync + 'static,
-    get: impl Fn() -> Reply + Send + Sync + 'static,
-) -> ValueState {
-    values(1, watch, get).await.remove(0)
-}
-
-fn config_map() -> Value {
-    // As a list or a watch has it, without a kind of its own.
-    json!({"metadata": {"name": "m", "namespace": "default", "uid": "u"}, "data": {"a": "b"}})
-}
-
-#[tokio::test]
-async fn a_value_is_there_or_proven_absent_or_not_known() {
-    let there = value(|| open(&[]), || Reply::ok(config_map())).await;
-    assert!(matches!(there, ValueState::Present(_)), "{there:?}");
-    let read_only = value(|| Reply::status(403, "Forbidden"), || Reply::ok(config_map())).await;
-    assert!(matches!(read_only, ValueState::Present(_)), "{read_only:?}");
-    let absent = value(|| open(&[]), || Reply::not_found("m")).await;
-    assert!(matches!(absent, ValueState::Absent), "{absent:?}");
-    // It names no object: whoever answered does not know what was asked for.
-    let lost = value(|| open(&[]), || Reply::status(404, "NotFound")).await;
-    assert!(matches!(lost, ValueState::Unavailable { .. }), "{lost:?}");
-    let forbidden = value(|| open(&[]), || Reply::status(403, "Forbidden")).await;
-    assert!(matches!(forbidden, ValueState::Unavailable { .. }), "{forbidden:?}");
-    let broken = value(|| open(&[]), || Reply::Close).await;
-    assert!(matches!(broken, ValueState::Unavailable { .. }), "{broken:?}");
-}
-
-#[tokio::test]
-async fn a_value_that_is_deleted_is_absent_from_then_on() {
-    let deleted = event("DELETED", config_map());
-    let states = values(2, move || open(std::slice::from_ref(&deleted)), || Reply::ok(config_map())).await;
-    assert!(matches!(states[..], [ValueState::Present(_), ValueState::Absent]), "{states:?}");
 }
