@@ -11,7 +11,10 @@ use stower_crds::{
     ConfigData, ContainerSpec, DataContainerSpec, Generation, Kind, ObjectKey, Uid, VolumeSpec,
 };
 
-use crate::resolve::{data_references, references};
+use crate::{
+    pod_security::{LEVEL_ANNOTATION, PodSecurityLevel},
+    resolve::{data_references, references},
+};
 
 /// Names a source of objects: `directory`, `api`, or a server's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -252,6 +255,13 @@ impl Desired {
     pub fn set_untold(&mut self, key: &ObjectKey) {
         self.single.absent.remove(key);
         self.single.unavailable.remove(key);
+    }
+
+    /// The level that an object was accepted at, where its source says so: the API server's objects alone have one.
+    pub(crate) fn level<S>(&self, declared: &Declared<S>) -> Option<PodSecurityLevel> {
+        let level = declared.meta.annotations.get(LEVEL_ANNOTATION)?;
+        let limits = self.single.source.as_ref() == Some(&declared.source);
+        limits.then(|| PodSecurityLevel::of_label(Some(level)))
     }
 
     /// Why it cannot be told whether a source has a ConfigMap or Secret that is not declared; `None` where that is proven absent.

@@ -66,8 +66,8 @@ pub use observed::{
 };
 pub use plan::{Note, Plan, START_CONCURRENCY, StartBudget, plan, plan_some};
 pub use pod_security::{
-    BASELINE_CAPABILITIES, PodSecurityLevel, RESTRICTED_CAPABILITIES, SE_LINUX_TYPES, Violation,
-    pod_security, violates,
+    BASELINE_CAPABILITIES, LEVEL_ANNOTATION, PodSecurityLevel, RESTRICTED_CAPABILITIES, SE_LINUX_TYPES,
+    Violation, accepted, accepted_at, pod_security, takes_from_others, violates,
 };
 pub use probe::{
     KeptProbes, ProbeEvent, ProbeFacts, ProbeFailure, ProbeOutcome, Probed, Prober, Ticket as ProbeTicket,

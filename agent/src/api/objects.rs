@@ -312,7 +312,9 @@ fn bare(mut object: Value) -> Value {
             metadata.remove(field);
         }
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.remove(SOURCE_ANNOTATION);
+            for name in [SOURCE_ANNOTATION, stower_controllers::LEVEL_ANNOTATION] {
+                annotations.remove(name);
+            }
             if annotations.is_empty() {
                 metadata.remove("annotations");
             }

@@ -139,7 +139,9 @@ fn declared(object: &Value) -> Value {
         finalizers.retain(|finalizer| finalizer != stower_crds::FINALIZER);
     }
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-        annotations.remove(crate::api::SOURCE_ANNOTATION);
+        for name in [crate::api::SOURCE_ANNOTATION, stower_controllers::LEVEL_ANNOTATION] {
+            annotations.remove(name);
+        }
     }
     for field in ["finalizers", "annotations"] {
         let empty = match metadata.get(field) {

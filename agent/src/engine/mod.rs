@@ -10,9 +10,9 @@ use std::{
 };
 
 use stower_controllers::{
-    Act, Action, ActionKind, BootId, CgroupState, Desired, Failure, FailureReason, FilesState, HookState,
-    ImageState, Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, PostStart, ProcessState, Record,
-    RecordState, Records, RootfsState, plan, plan_some,
+    Act, Action, ActionKind, BootId, CgroupState, Desired, Entry, Failure, FailureReason, FilesState,
+    HookState, ImageState, Mono, Now, Observed, ObservedContainer, ObservedImage, Plan, PostStart,
+    ProcessState, Record, RecordState, Records, RootfsState, accepted_at, plan, plan_some,
 };
 use stower_crds::{ContainerStatus, ObjectKey, Uid};
 use tokio::sync::mpsc;
@@ -157,7 +157,12 @@ impl Engine {
         self.want_values();
         let kube = &self.sources.kube;
         let mine = self.sources.ledger.iter().filter(|(_, entry)| entry.claim.source == *kube);
-        mine.map(|(key, entry)| (key.clone(), (entry.uid.clone(), entry.generation.0))).collect()
+        let before = |entry: &Entry| kube::Before {
+            uid: entry.uid.clone(),
+            generation: entry.generation.0,
+            level: accepted_at(&entry.object),
+        };
+        mine.map(|(key, entry)| (key.clone(), before(entry))).collect()
     }
 
     /// Whom to ask to read the manifests directory again.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 use stower_controllers::{
-    Act, Action, Entry, Now, Plan, ProcessState, RecordState, RejectReason, StatusInput, Why,
+    Act, Action, Entry, Now, Plan, ProblemKind, ProcessState, RecordState, RejectReason, StatusInput, Why,
     container_status, resolve,
 };
 use stower_crds::{ContainerStatus, Kind, ObjectKey, Phase, Reason, Uid};
@@ -91,6 +91,10 @@ impl Engine {
         } else {
             resolve(declared, &self.desired, &self.observed).err().unwrap_or_default()
         };
+        if let Some(cluster) = &self.node.cluster {
+            let limited = problems.iter().any(|problem| problem.kind == ProblemKind::PodSecurity);
+            cluster.limit(&declared.key, limited);
+        }
         let input = StatusInput {
             declared,
             observed: seen,
@@ -132,6 +136,9 @@ impl Engine {
     /// Takes an object that is gone out of the view.
     pub(super) fn withdraw(&mut self, key: &ObjectKey) {
         let mut view = View::clone(&self.node.view());
+        if let Some(cluster) = &self.node.cluster {
+            cluster.limit(key, false);
+        }
         let Some(old) = view.objects.get(key).cloned() else { return };
         if key.kind == Kind::Container {
             self.count_phase(Some(&old), None);

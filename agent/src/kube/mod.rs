@@ -38,7 +38,7 @@ pub(crate) use self::{
     backoff::{Backoff, chance},
     call::CallError,
     remote::{Remote, Remotes},
-    source::{Accepted, Refused, Said, Update, ValueState, Word},
+    source::{Accepted, Before, Refused, Said, Update, ValueState, Word},
     values::is_value,
 };
 use self::{client::Built, source::Source};
@@ -103,6 +103,7 @@ pub(crate) struct Cluster {
     gate: watch::Sender<Gate>,
     remotes: Remotes,
     wanted: watch::Sender<BTreeSet<ObjectKey>>,
+    limited: watch::Sender<BTreeSet<ObjectKey>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -130,6 +131,7 @@ impl Cluster {
             gate: watch::channel(Gate::Open).0,
             remotes: Remotes::default(),
             wanted: watch::channel(BTreeSet::new()).0,
+            limited: watch::channel(BTreeSet::new()).0,
         }
     }
 
@@ -199,6 +201,14 @@ impl Cluster {
     /// Whether a ConfigMap or Secret is still wanted.
     pub(crate) fn wants(&self, key: &ObjectKey) -> bool {
         self.wanted.borrow().contains(key)
+    }
+
+    /// Whether a container cannot start because its namespace does not allow what it takes from others. As long as that is so,
+    /// the namespace is asked from time to time whether it does.
+    pub(crate) fn limit(&self, key: &ObjectKey, is_limited: bool) {
+        self.limited.send_if_modified(|limited| {
+            if is_limited { limited.insert(key.clone()) } else { limited.remove(key) }
+        });
     }
 
     /// Takes what the server says from now on; it ends with `out`.

@@ -4,14 +4,14 @@
 //! server says nothing, nothing is told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use stower_controllers::{PodSecurityLevel, pod_security, violates};
+use stower_controllers::{PodSecurityLevel, accepted, pod_security, takes_from_others, violates};
 use stower_crds::{AdmitContext, FieldError, Kind, Namespace, Object, ObjectKey, Uid, admit};
 use tokio::{
     sync::{mpsc, watch},
@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    Backoff, CallError, Cluster, Gate, Remote, chance, levels,
+    Backoff, CallError, Cluster, Gate, Remote, chance,
+    levels::Levels,
     stream::{Event, Events, Resource},
 };
 
@@ -27,10 +28,6 @@ use super::{
 const SPREAD: Duration = Duration::from_secs(5);
 /// A watch that ends sooner did not work.
 const WORKED: Duration = Duration::from_secs(5);
-/// How often a namespace is asked for its level while an object waits for that.
-const LEVEL_AGAIN: Duration = Duration::from_secs(30);
-/// How long what a namespace said counts.
-const LEVEL_COUNTS: Duration = Duration::from_secs(5);
 
 /// What the server says.
 #[derive(Debug)]
@@ -113,7 +110,16 @@ struct Held {
     /// Of all that counts on this node.
     print: u64,
     /// It waits for what its namespace allows.
-    waits: Option<Arc<Value>>,
+    waits: Option<(Waits, Arc<Value>)>,
+}
+
+/// For what of its namespace an object waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// To be taken at all.
+    ToBeTaken,
+    /// To take from others what it cannot now, if there is such a thing: [`Cluster::limited`].
+    ForMore,
 }
 
 /// Follows the objects of one kind.
@@ -124,15 +130,22 @@ pub(super) struct Source {
     out: mpsc::Sender<Update>,
     held: BTreeMap<ObjectKey, Held>,
     accepted: Accepted,
-    levels: BTreeMap<Namespace, (Instant, Result<PodSecurityLevel, String>)>,
-    asked: BTreeMap<Namespace, Instant>,
-    told: (mpsc::Sender<LevelTold>, mpsc::Receiver<LevelTold>),
+    levels: Levels,
 }
 
 /// What was accepted, by this agent or an earlier one: it is not asked again whether its namespace allows it.
-pub(crate) type Accepted = BTreeMap<ObjectKey, (Uid, i64)>;
+pub(crate) type Accepted = BTreeMap<ObjectKey, Before>;
 
-type LevelTold = (Namespace, Result<PodSecurityLevel, String>);
+/// Which state of an object was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Before {
+    /// The object.
+    pub uid: Uid,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// At which level, where that counts.
+    pub level: Option<PodSecurityLevel>,
+}
 
 /// Why a watch came to its end.
 enum End {
@@ -157,9 +170,8 @@ impl Source {
         };
         let accepted = accepted.iter().filter(|(key, _)| key.kind == kind);
         let accepted = accepted.map(|(key, which)| (key.clone(), which.clone())).collect();
-        let told = mpsc::channel(64);
-        let (held, levels, asked) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { cluster, kind, resource, out, held, accepted, levels, asked, told }
+        let (held, levels) = (BTreeMap::new(), Levels::new());
+        Self { cluster, kind, resource, out, held, accepted, levels }
     }
 
     /// Goes on until nobody listens.
@@ -230,8 +242,7 @@ impl Source {
         self.cluster.metrics.lists.with_label_values(&[self.kind.plural()]).inc();
         let listed = self.resource.list(&self.cluster).await?;
         let said: Vec<Said> = listed.items.into_iter().filter_map(|object| self.judge(object)).collect();
-        let there: std::collections::BTreeSet<&ObjectKey> =
-            said.iter().map(|said| &said.remote.key).collect();
+        let there: BTreeSet<&ObjectKey> = said.iter().map(|said| &said.remote.key).collect();
         self.held.retain(|key, _| there.contains(key));
         self.accepted.retain(|key, _| there.contains(key));
         self.cluster.not_read(self.kind, None);
@@ -246,8 +257,9 @@ impl Source {
         version: &mut String,
         gate: &mut watch::Receiver<Gate>,
     ) -> Result<End, CallError> {
+        let mut limited = self.cluster.limited.subscribe();
         loop {
-            let again = self.next_level();
+            let again = self.levels.next(self.waiting().iter());
             let said: Vec<Said> = tokio::select! {
                 event = events.next() => match event? {
                     None => return Ok(End::Over),
@@ -265,11 +277,14 @@ impl Source {
                         self.gone(&object).into_iter().collect()
                     }
                 },
-                Some((namespace, level)) = self.told.1.recv() => self.level_told(&namespace, level),
+                namespace = self.levels.told() => self.level_told(&namespace),
                 () = tokio::time::sleep_until(again) => {
-                    self.ask_levels();
+                    for namespace in self.levels.due(self.waiting().iter()) {
+                        self.levels.ask(&self.cluster, &namespace);
+                    }
                     continue;
                 }
+                Ok(()) = limited.changed() => continue,
                 changed = gate.changed() => {
                     if changed.is_err() || *gate.borrow_and_update() != Gate::Open {
                         return Ok(End::Closed);
@@ -324,109 +339,80 @@ impl Source {
         }
         let object = Arc::new(object);
         let (word, waits) = self.admit(&remote, &object);
-        let held = Held { uid: remote.uid.clone(), print, waits: waits.then_some(object) };
+        let held = Held { uid: remote.uid.clone(), print, waits: waits.map(|waits| (waits, object)) };
         self.held.insert(remote.key.clone(), held);
         Some(Said { remote, word })
     }
 
     /// Admits an object; also says whether it waits for what its namespace allows.
-    fn admit(&mut self, remote: &Remote, object: &Arc<Value>) -> (Word, bool) {
+    fn admit(&mut self, remote: &Remote, object: &Arc<Value>) -> (Word, Option<Waits>) {
         let refused = |status, reason, message| {
             Word::Refused(Refused { status, reason, message, object: Arc::clone(object) })
         };
-        let accepted = match admit(plain(self.kind, object), &AdmitContext::default()) {
-            Ok(accepted) => Arc::new(accepted),
-            Err(errors) => return (refused("False", reason(&errors), words(&errors)), false),
+        let admitted = match admit(plain(self.kind, object), &AdmitContext::default()) {
+            Ok(admitted) => admitted,
+            Err(errors) => return (refused("False", reason(&errors), words(&errors)), None),
         };
-        // What is allowed everywhere needs no question, nor does what was allowed before.
-        let which = (remote.uid.clone(), remote.generation);
-        let before = self.accepted.get(&remote.key) == Some(&which);
-        if before || pod_security(PodSecurityLevel::Restricted, &accepted).is_empty() {
-            self.accepted.insert(remote.key.clone(), which);
-            return (Word::Accepted(accepted), false);
-        }
         let namespace = &remote.key.namespace;
-        let now = Instant::now();
-        let level = self.levels.get(namespace).filter(|(at, _)| now.duration_since(*at) < LEVEL_COUNTS);
-        match level.map(|(_, level)| level) {
-            None => {
-                self.ask_level(namespace);
-                (Word::Same, true)
+        let said = self.levels.get(namespace).cloned();
+        let before = self.accepted.get(&remote.key);
+        let before = before.filter(|it| it.uid == remote.uid && it.generation == remote.generation);
+        let harmless = pod_security(PodSecurityLevel::Restricted, &admitted).is_empty();
+        let level = match (before, said) {
+            // What was allowed before still is, and more where its namespace allows more by now.
+            (Some(before), Some(Ok(now))) => before.level.map(|level| level.max(now)),
+            (Some(before), _) => before.level,
+            // What is allowed everywhere needs no question.
+            (None, _) if harmless && !takes_from_others(&admitted) => None,
+            (None, None) => {
+                self.levels.ask(&self.cluster, namespace);
+                return (Word::Same, Some(Waits::ToBeTaken));
             }
-            Some(Err(why)) => {
+            (None, Some(Err(_))) if harmless => Some(PodSecurityLevel::Restricted),
+            (None, Some(Err(why))) => {
                 let message = format!("what namespace {namespace} allows cannot be told: {why}");
-                (refused("Unknown", "NamespaceUnavailable", message), true)
+                return (refused("Unknown", "NamespaceUnavailable", message), Some(Waits::ToBeTaken));
             }
-            Some(Ok(level)) => {
-                let violations = pod_security(*level, &accepted);
-                if violations.is_empty() {
-                    self.accepted.insert(remote.key.clone(), which);
-                    return (Word::Accepted(accepted), false);
+            (None, Some(Ok(level))) => {
+                let violations = pod_security(level, &admitted);
+                if !violations.is_empty() {
+                    let message = violates(level, &violations);
+                    return (refused("False", "PodSecurity", message), Some(Waits::ToBeTaken));
                 }
-                let message = violates(*level, &violations);
-                (refused("False", "PodSecurity", message), true)
+                takes_from_others(&admitted).then_some(level)
             }
-        }
+        };
+        let before = Before { uid: remote.uid.clone(), generation: remote.generation, level };
+        self.accepted.insert(remote.key.clone(), before);
+        let limited = level.is_some_and(|level| level < PodSecurityLevel::Privileged);
+        (Word::Accepted(Arc::new(accepted(admitted, level))), limited.then_some(Waits::ForMore))
     }
 
-    fn ask_level(&mut self, namespace: &Namespace) {
-        if self.asked.contains_key(namespace) {
-            return;
-        }
-        self.asked.insert(namespace.clone(), Instant::now());
-        let (cluster, namespace, told) = (Arc::clone(&self.cluster), namespace.clone(), self.told.0.clone());
-        tokio::spawn(async move {
-            let level =
-                levels::read(&cluster, &namespace).await.map_err(|error| crate::effects::chain(&error));
-            // It fails when nobody waits any more.
-            let _ = told.send((namespace, level)).await;
-        });
-    }
-
-    /// When a namespace is to be asked next.
-    fn next_level(&self) -> Instant {
-        let now = Instant::now();
-        let waiting = self.waiting();
-        let next = waiting.filter(|namespace| !self.asked.contains_key(*namespace)).map(|namespace| {
-            self.levels.get(namespace).map_or(now, |(at, _)| *at + LEVEL_AGAIN.mul_f64(0.75 + chance() / 2.0))
-        });
-        next.min().unwrap_or(now + Duration::from_secs(3600))
-    }
-
-    fn waiting(&self) -> impl Iterator<Item = &Namespace> {
-        self.held.iter().filter(|(_, held)| held.waits.is_some()).map(|(key, _)| &key.namespace)
-    }
-
-    fn ask_levels(&mut self) {
-        let now = Instant::now();
-        let due: std::collections::BTreeSet<Namespace> = self
-            .waiting()
-            .filter(|namespace| {
-                self.levels.get(*namespace).is_none_or(|(at, _)| now.duration_since(*at) >= LEVEL_AGAIN / 2)
-            })
-            .cloned()
-            .collect();
-        for namespace in due {
-            self.ask_level(&namespace);
-        }
+    /// The namespaces that something waits for.
+    fn waiting(&self) -> BTreeSet<Namespace> {
+        let limited = self.cluster.limited.borrow();
+        let waits = |(key, held): &(&ObjectKey, &Held)| match held.waits {
+            None => false,
+            Some((Waits::ToBeTaken, _)) => true,
+            Some((Waits::ForMore, _)) => limited.contains(*key),
+        };
+        self.held.iter().filter(waits).map(|(key, _)| key.namespace.clone()).collect()
     }
 
     /// Looks again at what waits for a namespace.
-    fn level_told(&mut self, namespace: &Namespace, level: Result<PodSecurityLevel, String>) -> Vec<Said> {
-        self.asked.remove(namespace);
-        self.levels.insert(namespace.clone(), (Instant::now(), level));
+    fn level_told(&mut self, namespace: &Namespace) -> Vec<Said> {
         let waiting: Vec<Arc<Value>> = self
             .held
             .iter()
             .filter(|(key, _)| key.namespace == *namespace)
-            .filter_map(|(_, held)| held.waits.clone())
+            .filter_map(|(_, held)| held.waits.as_ref().map(|(_, object)| Arc::clone(object)))
             .collect();
         let mut said = Vec::new();
         for object in waiting {
             let Some(remote) = Remote::read(self.kind, &object).map(Arc::new) else { continue };
             let (word, waits) = self.admit(&remote, &object);
             if let Some(held) = self.held.get_mut(&remote.key) {
-                held.waits = waits.then_some(object);
+                held.waits = waits.map(|waits| (waits, object));
             }
             said.push(Said { remote, word });
         }

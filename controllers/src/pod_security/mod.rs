@@ -23,6 +23,10 @@
 //! Two rows differ from a Pod's. `devices` has no like there: a Pod gets the host's only as `hostPath` with `privileged`. And
 //! `restricted` lets `seccompProfile` be unset, since that is `RuntimeDefault` here and unconfined there.
 //!
+//! What an object takes from others cannot be seen in it alone: those may be older than what their namespace allows today. So
+//! the level that it was accepted at stays with it ([`LEVEL_ANNOTATION`]), and where that is below `privileged`, no mount of the host
+//! comes to it by a Volume that it names or by `volumesFrom`.
+//!
 //! A ValidatingAdmissionPolicy with the same rules, order and words keeps such objects out of the API server; this one keeps them
 //! from being run where that policy is not.
 
@@ -31,6 +35,11 @@ use std::fmt;
 use stower_crds::{
     Container, ContainerSpec, LifecycleHandler, Object, Probe, ProcMount, ProfileType, VolumeDriver,
 };
+
+use crate::resolve::{MountWhat, ResolvedMount};
+
+/// Says at which level an object of an API server was accepted that takes storage from others. The agent alone writes it.
+pub const LEVEL_ANNOTATION: &str = "stower.dev/pod-security-level";
 
 /// Capabilities that may be added under `baseline`, as they are written there.
 pub const BASELINE_CAPABILITIES: &[&str] = &[
@@ -131,6 +140,52 @@ pub fn pod_security(level: PodSecurityLevel, object: &Object) -> Vec<Violation> 
             found.add("spec.driver", "must not be hostPath");
         }
         _ => {}
+    }
+    found.0
+}
+
+/// Whether a container takes storage from other objects, of which only its start can tell what they have.
+#[must_use]
+pub fn takes_from_others(object: &Object) -> bool {
+    let Object::Container(container) = object else { return false };
+    let spec = &container.spec;
+    !spec.volumes_from.is_empty() || spec.volumes.iter().any(|volume| volume.volume.is_some())
+}
+
+/// The level that an object was accepted at, where that counts.
+#[must_use]
+pub fn accepted_at(object: &Object) -> Option<PodSecurityLevel> {
+    let annotations = object.metadata().annotations.as_ref()?;
+    annotations.get(LEVEL_ANNOTATION).map(|level| PodSecurityLevel::of_label(Some(level)))
+}
+
+/// The object with the level that it was accepted at, which is nobody else's to say.
+#[must_use]
+pub fn accepted(mut object: Object, level: Option<PodSecurityLevel>) -> Object {
+    let annotations = &mut object.metadata_mut().annotations;
+    if let Some(level) = level {
+        annotations.get_or_insert_default().insert(LEVEL_ANNOTATION.to_owned(), level.to_string());
+    } else if let Some(annotations) = annotations {
+        annotations.remove(LEVEL_ANNOTATION);
+    }
+    object
+}
+
+/// Which of a container's mounts its level does not allow: those of the host, by whatever way they come.
+pub(crate) fn mounts<'a>(mounts: impl IntoIterator<Item = &'a ResolvedMount>) -> Vec<Violation> {
+    let mut found = Found(Vec::new());
+    for mount in mounts {
+        let MountWhat::HostPath { path, .. } = &mount.what else { continue };
+        match (&mount.from, &mount.name) {
+            (Some(from), _) => {
+                let field = format!("spec.volumesFrom[{}]", from.name);
+                found.add(field, format!("must not bring {path} of the host to {}", mount.path));
+            }
+            (None, name) => {
+                let field = format!("spec.volumes[{}]", name.as_deref().unwrap_or_default());
+                found.add(field, format!("must not be {path} of the host"));
+            }
+        }
     }
     found.0
 }

@@ -1,7 +1,13 @@
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use stower_crds::{AdmitContext, Object, admit};
 
 use super::*;
+use crate::{
+    desired::{Meta, SourceId},
+    fixtures::{Stage, key_of},
+};
 use PodSecurityLevel::{Baseline, Privileged, Restricted};
 
 /// A Container that every namespace allows.
@@ -194,4 +200,69 @@ fn a_volume_on_the_host_needs_privileged() {
     assert_eq!(fields(Baseline, &host), ["spec.driver"]);
     assert_eq!(fields(Privileged, &host), Vec::<String>::new());
     assert_eq!(fields(Restricted, &volume(json!({}))), Vec::<String>::new());
+}
+
+/// A stage of which the container was accepted at a level, as objects of an API server are.
+fn accepted_at_level(stage: &mut Stage, level: Option<&str>) {
+    let key = key_of("Container-web");
+    let mut declared = stage.desired.get(&key).expect("it is declared").as_ref().clone();
+    let annotations =
+        level.map(|level| (LEVEL_ANNOTATION.to_owned(), level.to_owned())).into_iter().collect();
+    declared.meta = Arc::new(Meta { annotations, ..Meta::default() });
+    stage.desired.insert(Arc::new(declared));
+}
+
+#[test]
+fn what_is_older_than_the_label_gives_nothing_of_the_host_away() {
+    let mut stage = Stage::default();
+    stage.desired.reads_singly(SourceId::new("directory"));
+    stage.ready("Volume-root", json!({"driver": "hostPath", "hostPath": {"path": "/srv"}}));
+    stage.ready("Volume-room", json!({}));
+    stage.ready("DataContainer-data", json!({"volumes": [{"mountPath": "/data", "volume": "root"}]}));
+    stage.put(
+        "Container-early",
+        json!({
+            "volumes": [{"name": "etc", "hostPath": {"path": "/etc"}}, {"name": "room", "volume": {"name": "room"}}],
+            "volumeMounts": [{"name": "etc", "mountPath": "/host"}, {"name": "room", "mountPath": "/room"}],
+        }),
+    );
+    // It goes through containers that have nothing of the host by themselves.
+    stage.put("Container-between", json!({"volumesFrom": [{"name": "early", "kind": "Container"}]}));
+    stage.put(
+        "Container-web",
+        json!({
+            "volumes": [{"name": "v", "volume": {"name": "root"}}],
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            "volumesFrom": [{"name": "data"}, {"name": "between", "kind": "Container"}],
+        }),
+    );
+    for free in [None, Some("privileged")] {
+        accepted_at_level(&mut stage, free);
+        assert_eq!(stage.mounts("Container-web").len(), 4, "{free:?}");
+    }
+    for level in ["baseline", "restricted", "generous"] {
+        accepted_at_level(&mut stage, Some(level));
+        let level = PodSecurityLevel::of_label(Some(level));
+        assert_eq!(
+            stage.mounts("Container-web"),
+            [format!(
+                "PodSecurity: violates PodSecurity \"{level}\": spec.volumes[v] must not be /srv of the host; \
+                 spec.volumesFrom[data] must not bring /srv of the host to /data; \
+                 spec.volumesFrom[between] must not bring /etc of the host to /host"
+            )]
+        );
+    }
+    // What is not of the host may be taken at every level.
+    stage.put(
+        "Container-early",
+        json!({"volumes": [{"name": "r", "volume": {"name": "room"}}], "volumeMounts": [{"name": "r", "mountPath": "/r"}]}),
+    );
+    stage.put("Container-web", json!({"volumesFrom": [{"name": "between", "kind": "Container"}]}));
+    accepted_at_level(&mut stage, Some("restricted"));
+    assert_eq!(stage.mounts("Container-web").len(), 1);
+    // Only a source that asks for levels has them.
+    stage.put("Container-web", json!({"volumesFrom": [{"name": "data"}]}));
+    accepted_at_level(&mut stage, Some("restricted"));
+    stage.desired.reads_singly(SourceId::new("API server"));
+    assert_eq!(stage.mounts("Container-web").len(), 1);
 }

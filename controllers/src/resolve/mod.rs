@@ -19,6 +19,7 @@ use stower_crds::{
 use crate::{
     desired::{AnyDeclared, Declared, Desired, SourceId},
     observed::{ImageDigest, ImageState, Observed, WrittenFiles},
+    pod_security::{self, PodSecurityLevel, violates},
     store::{
         StoreId, StoreMedium, StoreState, bytes, data_problems, data_wants, fill_policy, filled, named,
         volume_ready, volume_want,
@@ -144,6 +145,8 @@ pub enum ProblemKind {
     SecretUnavailable,
     /// It is there, but of another source or node.
     Elsewhere,
+    /// It is there, and the namespace does not allow that it is taken.
+    PodSecurity,
     /// It cannot be as it is declared, whatever comes.
     Invalid,
 }
@@ -161,6 +164,7 @@ impl ProblemKind {
             Self::ConfigMapUnavailable => Reason::ConfigMapUnavailable,
             Self::SecretUnavailable => Reason::SecretUnavailable,
             Self::Elsewhere => Reason::DependencyOnOtherNode,
+            Self::PodSecurity => Reason::PodSecurity,
             Self::Invalid => Reason::CreateContainerConfigError,
         }
     }
@@ -234,6 +238,13 @@ pub fn resolve(
     if mounts.len() > MAX_MOUNTS {
         let message = format!("it has {} mounts; at most {MAX_MOUNTS} are possible", mounts.len());
         problems.push(Problem::invalid(message));
+    }
+    if let Some(level) = desired.level(declared).filter(|level| *level < PodSecurityLevel::Privileged) {
+        let violations = pod_security::mounts(mounts.iter().map(|(mount, _)| mount));
+        if !violations.is_empty() {
+            let (kind, message) = (ProblemKind::PodSecurity, violates(level, &violations));
+            problems.push(Problem { kind, message });
+        }
     }
     let mut seen = BTreeSet::new();
     problems.retain(|problem| seen.insert(problem.message.clone()));

@@ -102,6 +102,17 @@ impl Object {
         }
     }
 
+    /// Its metadata, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Object::Container(object) => &mut object.metadata,
+            Object::DataContainer(object) => &mut object.metadata,
+            Object::Volume(object) => &mut object.metadata,
+            Object::ConfigMap(object) => &mut object.metadata,
+            Object::Secret(object) => &mut object.metadata,
+        }
+    }
+
     /// Its key.
     pub fn key(&self) -> ObjectKey {
         let metadata = self.metadata();

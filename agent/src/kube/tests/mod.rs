@@ -12,11 +12,12 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use stower_controllers::{LEVEL_ANNOTATION, PodSecurityLevel, accepted_at};
 use stower_crds::{Kind, Name, Namespace, ObjectKey};
 use tokio::sync::mpsc;
 
 use self::server::{Asked, Reply, Server, replace};
-use super::{Accepted, Cluster, Said, Update, Word};
+use super::{Accepted, Before, Cluster, Said, Update, Word};
 use crate::{
     config::{KubeConfig, SecretCache},
     metrics::Metrics,
@@ -428,8 +429,78 @@ async fn what_was_accepted_is_not_asked_for_again_where_its_namespace_allows_les
     };
     let uid = || stower_crds::Uid::new("uid-bold").expect("it is a UID");
     let (out, mut heard) = mpsc::channel(64);
-    let accepted = [(key("bold"), (uid(), 1)), (key("changed"), (uid(), 0))].into();
+    let before = |generation| Before { uid: uid(), generation, level: None };
+    let accepted = [(key("bold"), before(1)), (key("changed"), before(0))].into();
     let cluster = cluster(&server);
     cluster.follow(&accepted, &out);
     assert_eq!(words(&next(&mut heard).await.1), ["bold: accepted", "changed: same"]);
+}
+
+/// A server whose namespaces have a level, and that has one container which takes from others.
+async fn taking(level: &'static str) -> Server {
+    Server::start(move |asked| match asked.path.split('?').next().unwrap_or_default() {
+        "/api/v1/namespaces/kube-system" => Reply::status(403, "Forbidden"),
+        "/api/v1/namespaces/default" => {
+            let labels = json!({"pod-security.kubernetes.io/enforce": level});
+            Reply::ok(json!({"kind": "Namespace", "metadata": {"labels": labels}}))
+        }
+        "/apis/stower.dev/v1alpha1/containers" if !asked.path.contains("watch=1") => {
+            let mut object = container("a", 5);
+            object["spec"]["volumesFrom"] = json!([{"name": "data"}]);
+            object["metadata"]["annotations"] = json!({LEVEL_ANNOTATION: "privileged"});
+            list(10, &[object])
+        }
+        _ if asked.path.contains("watch=1") => open(&[]),
+        _ => list(10, &[]),
+    })
+    .await
+}
+
+/// The level that the next container is accepted at.
+async fn level(heard: &mut mpsc::Receiver<Update>) -> Option<PodSecurityLevel> {
+    loop {
+        for said in next(heard).await.1 {
+            match said.word {
+                Word::Accepted(object) => return accepted_at(&object),
+                word => assert!(matches!(word, Word::Same), "{word:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_takes_from_others_is_accepted_at_the_level_of_its_namespace() {
+    for (label, expected) in [
+        ("privileged", PodSecurityLevel::Privileged),
+        ("baseline", PodSecurityLevel::Baseline),
+        ("generous", PodSecurityLevel::Restricted),
+    ] {
+        let server = taking(label).await;
+        let (_cluster, mut heard) = follow(&server);
+        // Whatever the object itself says.
+        assert_eq!(level(&mut heard).await, Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn what_takes_more_than_its_level_allows_is_asked_for_again_and_keeps_what_it_had() {
+    let key = ObjectKey::container("default", "a").expect("it is a name");
+    for (label, was, expected) in [
+        ("privileged", PodSecurityLevel::Restricted, PodSecurityLevel::Privileged),
+        ("restricted", PodSecurityLevel::Baseline, PodSecurityLevel::Baseline),
+    ] {
+        let server = taking(label).await;
+        let uid = stower_crds::Uid::new("uid-a").expect("it is a UID");
+        let accepted = [(key.clone(), Before { uid, generation: 1, level: Some(was) })].into();
+        let (out, mut heard) = mpsc::channel(64);
+        let cluster = cluster(&server);
+        cluster.follow(&accepted, &out);
+        assert_eq!(level(&mut heard).await, Some(was));
+        assert!(
+            !server.paths().contains(&"/api/v1/namespaces/default".to_owned()),
+            "nobody has a reason to ask"
+        );
+        cluster.limit(&key, true);
+        assert_eq!(level(&mut heard).await, Some(expected));
+    }
 }
