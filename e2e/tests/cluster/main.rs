@@ -11,5 +11,6 @@ mod kinds_released;
 mod outages;
 mod policies;
 mod says;
+mod source;
 mod support;
 mod verdict;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use serde_json::json;
 use stower_e2e::node::{pid_of, restarts_of};
 use stower_e2e::{Cluster, cluster::counted, process, wait::wait_long_for};
@@ -104,26 +105,49 @@ fn what_was_deleted_while_the_agent_was_down_is_torn_down() -> Result<()> {
     Ok(())
 }
 
+/// A watch that cannot go on from where it was: the agent meets the refusal (410) itself, and lists all.
 #[test]
 fn a_running_agent_gets_over_a_compaction() -> Result<()> {
     let cluster = cluster()?;
     let agent = Agent::start(&cluster, "node-a")?;
-    cluster.apply(&container("steady", "node-a", &["stay"], &json!({})), &[])?;
-    let steady = wait_running(&cluster, "steady")?;
-    let mark = cluster.mark()?;
-    cluster.pause_api()?;
-    cluster.resume_api()?;
+    for name in ["steady", "gone"] {
+        cluster.apply(&container(name, "node-a", &["stay"], &json!({})), &[])?;
+    }
+    let (steady, gone) = (wait_running(&cluster, "steady")?, wait_running(&cluster, "gone")?);
+    let lists = agent.node.metric("stower_kube_lists_total")?;
+    // It hears of nothing, and its watch ends meanwhile.
+    let pid = agent.node.agent_pid()?;
+    process::signal(pid, Signal::STOP)?;
+    cluster.stop_api()?;
+    cluster.start_api()?;
     for number in 0..20 {
         cluster.ok(["annotate", "sctr", "steady", "--overwrite", &format!("example.com/n={number}")])?;
     }
-    cluster.stop_api()?;
+    cluster.ok(["delete", "sctr", "gone", "--wait=false"])?;
+    cluster.ok(["patch", "sctr", "gone", "--type=merge", "-p", "{\"metadata\":{\"finalizers\":null}}"])?;
+    wait_gone(&cluster, "sctr", "gone")?;
     cluster.compact()?;
+    cluster.stop_api()?;
     cluster.start_api()?;
+    ensure!(process::alive(gone), "somebody else ended it");
+    let mark = cluster.mark()?;
+    process::signal(pid, Signal::CONT)?;
     cluster.apply(&container("new", "node-a", &["stay"], &json!({})), &[])?;
     wait_running(&cluster, "new")?;
+    agent.node.wait_gone("gone")?;
+    ensure!(!process::alive(gone), "its process is still there");
     undisturbed(&agent, "steady", steady)?;
+    ensure!(agent.node.agent_pid()? == pid, "it is another agent");
     let requests = asked(&cluster, mark)?;
     tell("storage compacted under a running agent", &requests);
+    // First it asks to go on from where it was; that is forgotten, so all is listed.
+    let of_containers: Vec<&str> =
+        requests.iter().filter(|it| it.uri.contains("/containers?")).map(|it| it.verb.as_str()).collect();
+    ensure!(of_containers[..] == ["watch", "list", "watch"], "{of_containers:?}");
+    let log = std::fs::read_to_string(&agent.node.log)?;
+    ensure!(log.contains("has forgotten what was seen last"), "{}", agent.node.log_tail());
+    let now = agent.node.metric("stower_kube_lists_total")?;
+    ensure!(now > lists, "{lists} lists before, and {now} now");
     Ok(())
 }
 

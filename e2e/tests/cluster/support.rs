@@ -29,15 +29,25 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts the agent of the node `name` with a token that is bound to it; it has the image of the examples.
     pub(crate) fn start(cluster: &Cluster, name: &str) -> Result<Self> {
-        Self::made(cluster, name, TestNode::start_agent)
+        Self::made(cluster, name, &[], TestNode::start_agent)
     }
 
     /// The same for one that cannot be ready, as another has its name.
     pub(crate) fn start_second(cluster: &Cluster, name: &str) -> Result<Self> {
-        Self::made(cluster, name, TestNode::start_agent_that_waits)
+        Self::made(cluster, name, &[], TestNode::start_agent_that_waits)
     }
 
-    fn made(cluster: &Cluster, name: &str, start: impl FnOnce(&TestNode) -> Result<()>) -> Result<Self> {
+    /// The same as [`Agent::start`], with variables of the agent's environment.
+    pub(crate) fn configured(cluster: &Cluster, name: &str, env: &[(&str, &str)]) -> Result<Self> {
+        Self::made(cluster, name, env, TestNode::start_agent)
+    }
+
+    fn made(
+        cluster: &Cluster,
+        name: &str,
+        env: &[(&str, &str)],
+        start: impl FnOnce(&TestNode) -> Result<()>,
+    ) -> Result<Self> {
         let kubeconfig = cluster.agent_kubeconfig(name)?;
         let kubeconfig = kubeconfig.to_str().context("an odd path")?;
         let port = |address: &str| -> Result<u16> {
@@ -46,10 +56,9 @@ impl Agent {
         let ports = [port(&cluster.address)?, port(&Catalog::get()?.registry.address)?];
         let network = NetworkNamespace::with_ports(&ports)?;
         let [program, word] = network.enter();
-        let node = TestNode::builder()
-            .through(&[program.as_str(), word.as_str()])
-            .args(&["--node-name", name, "--kubeconfig", kubeconfig])
-            .build()?;
+        let args = ["--node-name", name, "--kubeconfig", kubeconfig];
+        let node = TestNode::builder().through(&[program.as_str(), word.as_str()]).args(&args);
+        let node = env.iter().fold(node, |node, (name, value)| node.env(name, value)).build()?;
         start(&node)?;
         let layout = node.folder().join("image");
         fs::create_dir(&layout)?;
@@ -121,6 +130,13 @@ pub(crate) fn undisturbed(agent: &Agent, name: &str, before: u32) -> Result<()> 
     let now = pid_of(&item);
     ensure!(now == Some(before), "{name} was process {before}, and is {now:?}: {}", item["status"]);
     Ok(())
+}
+
+/// A variable of a process.
+pub(crate) fn variable(pid: u32, name: &str) -> Result<Option<String>> {
+    let all = fs::read(format!("/proc/{pid}/environ"))?;
+    let mut all = all.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    Ok(all.find_map(|variable| variable.strip_prefix(name)?.strip_prefix('=').map(str::to_owned)))
 }
 
 /// Waits for a number of things that happen at times of their own, longer than any other wait.
