@@ -237,6 +237,8 @@ impl Cluster {
                 "--use-service-account-credentials".to_owned(),
                 format!("--service-account-private-key-file={}", key(folder).display()),
                 format!("--root-ca-file={}", self.authority().display()),
+                // Quotas are counted anew so often, also those of kinds that came after them.
+                "--resource-quota-sync-period=5s".to_owned(),
             ];
             start("kube-controller-manager", &more)?;
         }

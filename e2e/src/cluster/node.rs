@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSE: &str = "stower.test/pause:1";
 /// Where Debian puts the CNI plugins.
 const CNI: &str = "/usr/lib/cni";
+/// What kubelet sets aside for others than pods, as the README has it for containers.
+pub const RESERVED: Reserved = Reserved { milli_cpu: 200, memory: 256 << 20, pids: 512 };
 /// The programs, with their packages.
 pub const PROGRAMS: [(&str, &str); 6] = [
     ("containerd", "containerd"),
@@ -53,6 +55,24 @@ pub const PROGRAMS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
 ];
+
+/// Room on a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserved {
+    /// Thousandths of a processor.
+    pub milli_cpu: u64,
+    /// Bytes.
+    pub memory: u64,
+    /// Processes.
+    pub pids: u64,
+}
+
+impl Reserved {
+    /// As `systemReserved` of kubelet and `containers.limits` of the agent are written.
+    pub fn quantities(&self) -> Value {
+        json!({"cpu": format!("{}m", self.milli_cpu), "memory": self.memory.to_string(), "pid": self.pids.to_string()})
+    }
+}
 
 /// A node. Everything that it runs ends with this value.
 #[derive(Debug)]
@@ -307,6 +327,10 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     fn configure_kubelet(&self, cluster: &Cluster) -> Result<()> {
         let group = self.group();
         for hierarchy in teardown::hierarchies() {
+            // Of version 2: what kubelet asks for is to be had in the group, as far as it is there.
+            for controller in ["+cpu", "+cpuset", "+memory", "+pids"] {
+                let _ = fs::write(hierarchy.join("cgroup.subtree_control"), controller);
+            }
             // Some of those that are mounted take no groups.
             let _ = fs::create_dir(hierarchy.join(&group));
         }
@@ -318,7 +342,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "enforceNodeAllocatable": [], "evictionHard": {}, "localStorageCapacityIsolation": false,
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
-            "readOnlyPort": READ_ONLY_PORT, "resolvConf": "", "nodeStatusUpdateFrequency": "10s",
+            "readOnlyPort": READ_ONLY_PORT, "resolvConf": "", "systemReserved": RESERVED.quantities(), "nodeStatusUpdateFrequency": "10s",
         });
         fs::write(self.folder().join("kubelet.yaml"), config.to_string())?;
         // By the same address as pods, with the rights of an administrator.

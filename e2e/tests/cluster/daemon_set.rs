@@ -1,6 +1,7 @@
 //! The DaemonSet under a real kubelet and containerd: what befalls the agent's pod befalls no container.
 
 mod readme;
+mod unseen;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use stower_e2e::cluster::helm::Helm;
-use stower_e2e::cluster::node::KubeNode;
+use stower_e2e::cluster::node::{KubeNode, RESERVED};
 use stower_e2e::cluster::{AGENT_NAMESPACE, Cluster};
 use stower_e2e::{
     Catalog, agent_image, cargo, catalog, node, process, release, teardown, wait_for, wait_long_for,
@@ -54,7 +55,9 @@ impl Ground {
         let node = KubeNode::start(&cluster, "node-a")?;
         node.forward(&registry, &registry)?;
         steps.done("a node that is ready");
-        let binary = node::binary()?;
+        // What debuggers read is four fifths of a program that is no release.
+        let binary = node.folder().join("stower");
+        process::run("strip", ["-o".as_ref(), binary.as_os_str(), node::binary()?.as_os_str()])?;
         import(&node, &binary, OWN)?;
         let other = release::other(&binary, node.folder(), OWN, &next())?;
         import(&node, &other, &next())?;
@@ -73,16 +76,17 @@ impl Ground {
     fn values(&self, more: &str) -> Result<String> {
         let path = self.helm.values(&format!(
             "agent:\n  manifests: /var/lib/manifests\n  config:\n    insecureRegistries: ['{}']\n    images: {{gc: {{enabled: false}}}}\n    \
-             storage: {{minFree: {{}}, minFreeInodes: {{}}}}\n{more}",
-            self.registry
+             storage: {{minFree: {{}}, minFreeInodes: {{}}}}\n    containers: {{limits: {}}}\n{more}",
+            self.registry,
+            RESERVED.quantities(),
         ))?;
         Ok(path.to_str().context("the path of the values is no text")?.to_owned())
     }
 
     /// `helm install` or `upgrade` of the agent, until it is ready.
-    fn agent(&self, verb: &str, tag: &str, more: &str) -> Result<()> {
+    fn agent(&self, verb: &str, tag: &str) -> Result<()> {
         let values =
-            self.values(&format!("image: {{repository: {IMAGE}, pullPolicy: Never, tag: '{tag}'}}\n{more}"))?;
+            self.values(&format!("image: {{repository: {IMAGE}, pullPolicy: Never, tag: '{tag}'}}\n"))?;
         let words = [verb, "stower", "charts/stower", "--values", &values, "--namespace", AGENT_NAMESPACE];
         self.helm(words.iter().chain(&WAIT)).map(drop)
     }
@@ -160,6 +164,16 @@ impl Ground {
         .with_context(|| self.tell())
     }
 
+    /// A command in the agent's pod, as `kubectl exec` has kubelet ask for it.
+    fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
+        let pod = self.cluster.object("pod", AGENT_NAMESPACE, pod)?.context("no pod")?;
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+        let id =
+            id.strip_prefix("containerd://").with_context(|| format!("the container {id:?} of {pod}"))?;
+        let exec = ["--namespace", "k8s.io", "tasks", "exec", "--exec-id", "test", id];
+        self.node.run("ctr", &[&exec, words].concat())
+    }
+
     /// Waits until no agent runs, nor a command in its pod.
     fn without_agent(&self) -> Result<()> {
         wait_for("the agent to be gone", || {
@@ -228,7 +242,7 @@ fn through_everything(ground: &Ground, both: &Running, first: &str, steps: &mut 
     let second = ground.pod(Some(first))?;
     same("kubectl rollout restart")?;
 
-    ground.agent("upgrade", &next(), "")?;
+    ground.agent("upgrade", &next())?;
     let third = ground.pod(Some(&second))?;
     ensure!(ground.stower(&["version"])?.contains(&next()), "the agent is not the other release");
     same("helm upgrade to another version")?;
@@ -266,7 +280,7 @@ fn through_everything(ground: &Ground, both: &Running, first: &str, steps: &mut 
             cluster.object("containers.stower.dev", namespace, name)?.context("the object is gone")?;
         ensure!(object["metadata"]["deletionTimestamp"].is_null(), "{object}");
     }
-    ground.agent("install", OWN, "")?;
+    ground.agent("install", OWN)?;
     ground.pod(None)?;
     same("helm uninstall, and another install")
 }
@@ -274,7 +288,9 @@ fn through_everything(ground: &Ground, both: &Running, first: &str, steps: &mut 
 /// `uninstall.purge` leaves nothing: no object, process, mount or cgroup, and nothing of the release.
 fn purge(ground: &Ground, both: &Running, steps: &mut Steps) -> Result<()> {
     let (cluster, node) = (&ground.cluster, &ground.node);
-    ground.agent("upgrade", OWN, "uninstall: {purge: true, timeoutSeconds: 120}\n")?;
+    // As the chart's notes say.
+    let words = ["upgrade", "-n", AGENT_NAMESPACE, "stower", "charts/stower", "--reuse-values"];
+    ground.helm(words.iter().chain(&["--set", "uninstall.purge=true"]).chain(&WAIT))?;
     ensure!(
         both.iter().all(|(.., pid)| ground.alive(*pid)),
         "an upgrade that only sets uninstall.purge ended something"
@@ -313,6 +329,10 @@ fn containers_outlive_all_that_befalls_their_agents_pod() -> Result<()> {
     let first = ground.pod(None)?;
     ground.helm(["test", "stower", "--namespace", AGENT_NAMESPACE, "--timeout", "3m"])?;
     steps.done("helm test");
+    let said =
+        ground.exec(&first, &["/stower", "host-run", "--", "get", "containers", "-A", "-o", "name"])?;
+    ensure!(said.contains("web"), "a command in the agent's pod said: {said}");
+    unseen::room(&ground)?;
     ground.cluster.namespace("work", "privileged")?;
     ground.cluster.apply(&manifest(&reference), &[])?;
     let stays = ground.pid("work", "stays")?;
@@ -328,6 +348,8 @@ fn containers_outlive_all_that_befalls_their_agents_pod() -> Result<()> {
     }
     steps.done("kubectl apply of a container with a data container");
     through_everything(&ground, &both, &first, &mut steps)?;
+    unseen::no_more_than_a_quota_has(&ground, &reference)?;
+    steps.done("a quota that is used up");
     purge(&ground, &both, &mut steps)?;
     drop(ground);
     steps.done("the node's end");
