@@ -1,4 +1,5 @@
-//! What a container may write to its root filesystem: `resources.limits.ephemeral-storage`.
+//! What a container may write to its root filesystem: `resources.limits.ephemeral-storage`. What all together may use:
+//! `containers.limits`.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -236,5 +237,26 @@ fn an_agent_that_dies_leaves_no_device() -> Result<()> {
         node.wait_gone("a")?;
         node.wait("no device to be left", || Ok(loops(&node)?.is_empty().then_some(())))?;
     }
+    Ok(())
+}
+
+/// A container may ask for more than all have together, and all may get less while it runs: the least counts.
+#[test]
+fn the_processor_time_of_all_bounds_that_of_each() -> Result<()> {
+    let config = |cpu: &str| {
+        format!(
+            "containers: {{limits: {{cpu: {cpu}}}}}\nimages: {{gc: {{enabled: false}}}}\nstorage: {{minFree: {{}}, minFreeInodes: {{}}}}\n"
+        )
+    };
+    let node = TestNode::builder().config(&config("500m")).start()?;
+    node.write("a.yaml", &idle("a", "  resources: {limits: {cpu: 2}}\n")?)?;
+    let pid = node.wait_running("a")?;
+    node.kill_agent()?;
+    node.write_config(&config("250m"))?;
+    node.start_agent()?;
+    ensure!(node.wait_running("a")? == pid, "the process stays");
+    ensure!(node.setting("containers.limits")?["cpu"] == "250m", "{}", node.setting("containers.limits")?);
+    node.write("b.yaml", &idle("b", "  resources: {limits: {cpu: 1}}\n")?)?;
+    node.wait_running("b")?;
     Ok(())
 }

@@ -5,11 +5,13 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxDeviceType, LinuxResources};
 use rustix::io::Errno;
 
-use super::{CgroupError, Cgroups, Hierarchy, device_program, write};
+use super::{
+    CgroupError, Cgroups, Hierarchy, device_program,
+    quota::{NEW_PERIOD_US, Quota},
+    write,
+};
 use crate::error::CompileError;
 
-/// The period of processor quotas, in microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
 /// The share of a new group.
 const DEFAULT_SHARES: u64 = 1024;
 
@@ -206,7 +208,7 @@ pub(super) fn apply(groups: &Cgroups, uid: &str, limits: &Limits, new: bool) -> 
     }
     if let Some(h) = groups.with("cpu") {
         let dir = groups.group(h, uid);
-        if h.v2 { cpu_v2(&dir, limits) } else { cpu_v1(&dir, limits) }?;
+        if h.v2 { cpu_v2(&dir, limits) } else { cpu_v1(&dir, limits, groups.exact) }?;
     }
     if let (Some(h), Some(pids)) = (groups.with("pids"), limits.pids) {
         write(&groups.group(h, uid).join("pids.max"), &shown(pids, "max"))?;
@@ -273,17 +275,16 @@ fn memory_v2(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn cpu_v1(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
+/// What a specification says of a group is set or refused; within the agent's own groups the least counts.
+fn cpu_v1(dir: &Path, limits: &Limits, exact: bool) -> Result<(), CgroupError> {
     if let Some(shares) = limits.cpu_shares {
         write(&dir.join("cpu.shares"), &shares.clamp(2, 262_144).to_string())?;
     }
     if let Some(quota) = limits.cpu_quota_us {
-        let period = limits.cpu_period_us.unwrap_or(CPU_PERIOD_US);
-        // 100000 is the period of a new group: a write less.
-        if limits.cpu_period_us.is_some_and(|p| p != CPU_PERIOD_US) {
-            write(&dir.join("cpu.cfs_period_us"), &period.to_string())?;
-        }
-        write(&dir.join("cpu.cfs_quota_us"), &shown(quota, "-1"))?;
+        let period = limits.cpu_period_us.unwrap_or(NEW_PERIOD_US);
+        let quota = Quota { quota: Some(quota).filter(|quota| *quota != UNLIMITED), period };
+        let period_too = period != NEW_PERIOD_US;
+        if exact { quota.write(dir, period_too) } else { quota.set(dir, period_too) }?;
     }
     Ok(())
 }
@@ -293,7 +294,7 @@ fn cpu_v2(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
         write(&dir.join("cpu.weight"), &weight(shares).to_string())?;
     }
     if let Some(quota) = limits.cpu_quota_us {
-        let period = limits.cpu_period_us.unwrap_or(CPU_PERIOD_US);
+        let period = limits.cpu_period_us.unwrap_or(NEW_PERIOD_US);
         write(&dir.join("cpu.max"), &format!("{} {period}", shown(quota, "max")))?;
     }
     Ok(())

@@ -13,6 +13,7 @@ mod freeze;
 mod inner;
 mod kill;
 mod limits;
+mod quota;
 mod resources;
 mod stats;
 #[cfg(test)]
