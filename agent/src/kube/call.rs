@@ -269,6 +269,8 @@ pub(crate) fn request(
 ) -> Request<Vec<u8>> {
     let mut builder = Request::builder().method(method).uri(path_and_query);
     builder = builder.header(header::ACCEPT, "application/json");
+    // For the server's audit log, and its rules of priority and fairness.
+    builder = builder.header(header::USER_AGENT, concat!("stower-agent/", env!("CARGO_PKG_VERSION")));
     if let Some(content_type) = content_type {
         builder = builder.header(header::CONTENT_TYPE, content_type);
     }

@@ -258,6 +258,8 @@ fn an_agent_has_the_rights_for_all_that_it_does() -> Result<()> {
             .then_some(()))
     })?;
     let requests = asked(Mark::default())?;
+    let nameless = requests.iter().find(|it| !it.agent.starts_with("stower-agent/"));
+    ensure!(nameless.is_none(), "it does not say who it is: {nameless:?}");
     // Who may watch one Secret may list all of a namespace, so that is what the chart does not give; then it is read.
     let refused: Vec<_> = requests.iter().filter(|it| it.code == 403).collect();
     let expected =
