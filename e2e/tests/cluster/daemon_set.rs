@@ -14,7 +14,7 @@ use stower_e2e::cluster::helm::Helm;
 use stower_e2e::cluster::node::{KubeNode, RESERVED};
 use stower_e2e::cluster::{AGENT_NAMESPACE, Cluster};
 use stower_e2e::{
-    Catalog, agent_image, cargo, catalog, node, process, release, teardown, wait_for, wait_long_for,
+    Catalog, agent_image, cargo, catalog, node, process, release, requires, teardown, wait_for, wait_long_for,
 };
 
 /// How long a pod may take on a busy machine.
@@ -56,6 +56,7 @@ impl Ground {
         node.forward(&registry, &registry)?;
         steps.done("a node that is ready");
         // What debuggers read is four fifths of a program that is no release.
+        requires::program("strip", "binutils")?;
         let binary = node.folder().join("stower");
         process::run("strip", ["-o".as_ref(), binary.as_os_str(), node::binary()?.as_os_str()])?;
         import(&node, &binary, OWN)?;
