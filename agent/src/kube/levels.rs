@@ -20,8 +20,10 @@ use super::{
 const LABEL: &str = "pod-security.kubernetes.io/enforce";
 /// The longest namespace that is read, in bytes.
 const MAX_NAMESPACE: usize = 2 << 20;
-/// How often a namespace is asked for its level while an object waits for that.
-const AGAIN: Duration = Duration::from_secs(30);
+/// After how long a namespace is asked again while an object waits for more than it allows: somebody may be about to change that.
+const AGAIN: Duration = Duration::from_secs(4);
+/// The same in the end; it is doubled each time until then.
+const AGAIN_AT_LAST: Duration = Duration::from_secs(30);
 /// How long what a namespace said counts.
 const COUNTS: Duration = Duration::from_secs(5);
 
@@ -32,9 +34,24 @@ type Told = (Namespace, Level);
 
 /// What namespaces said, and which are being asked.
 pub(super) struct Levels {
-    known: BTreeMap<Namespace, (Instant, Level)>,
+    known: BTreeMap<Namespace, Known>,
     asked: BTreeSet<Namespace>,
     told: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
+}
+
+/// What one namespace said.
+struct Known {
+    at: Instant,
+    level: Level,
+    /// How often it was asked, one time soon after the other.
+    times: u32,
+}
+
+impl Known {
+    /// After how long it is asked again.
+    fn again(&self) -> Duration {
+        AGAIN_AT_LAST.min(AGAIN * 2_u32.pow(self.times.min(10)))
+    }
 }
 
 impl Levels {
@@ -44,8 +61,8 @@ impl Levels {
 
     /// What a namespace said just now.
     pub(super) fn get(&self, namespace: &Namespace) -> Option<&Level> {
-        let (at, level) = self.known.get(namespace)?;
-        (at.elapsed() < COUNTS).then_some(level)
+        let known = self.known.get(namespace)?;
+        (known.at.elapsed() < COUNTS).then_some(&known.level)
     }
 
     /// Asks a namespace; [`Levels::told`] has the answer.
@@ -68,7 +85,9 @@ impl Levels {
             return std::future::pending().await;
         };
         self.asked.remove(&namespace);
-        self.known.insert(namespace.clone(), (Instant::now(), level));
+        let before = self.known.get(&namespace).filter(|known| known.at.elapsed() < AGAIN_AT_LAST * 2);
+        let times = before.map_or(0, |before| before.times.saturating_add(1));
+        self.known.insert(namespace.clone(), Known { at: Instant::now(), level, times });
         namespace
     }
 
@@ -76,7 +95,7 @@ impl Levels {
     pub(super) fn next<'a>(&self, waiting: impl Iterator<Item = &'a Namespace>) -> Instant {
         let now = Instant::now();
         let next = waiting.filter(|namespace| !self.asked.contains(*namespace)).map(|namespace| {
-            self.known.get(namespace).map_or(now, |(at, _)| *at + AGAIN.mul_f64(0.75 + chance() / 2.0))
+            self.known.get(namespace).map_or(now, |it| it.at + it.again().mul_f64(0.75 + chance() / 2.0))
         });
         next.min().unwrap_or(now + Duration::from_secs(3600))
     }
@@ -84,7 +103,7 @@ impl Levels {
     /// Which of those that are waited for are to be asked now.
     pub(super) fn due<'a>(&self, waiting: impl Iterator<Item = &'a Namespace>) -> BTreeSet<Namespace> {
         let due = |namespace: &&Namespace| {
-            self.known.get(*namespace).is_none_or(|(at, _)| at.elapsed() >= AGAIN / 2)
+            self.known.get(*namespace).is_none_or(|it| it.at.elapsed() >= it.again() / 2)
         };
         waiting.filter(due).cloned().collect()
     }
@@ -106,5 +125,42 @@ pub(super) async fn identity(cluster: &Cluster) -> Result<Option<String>, CallEr
         Ok(object) => Ok(object["metadata"]["uid"].as_str().map(str::to_owned)),
         Err(error) if error.refusal().is_some_and(|refusal| matches!(refusal.code, 403 | 404)) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_asks_soon_and_then_less_often() {
+        let mut levels = Levels::new();
+        let namespace = Namespace::default();
+        let least = |levels: &Levels| {
+            let nexts = (0..200).map(|_| levels.next([&namespace].into_iter()));
+            nexts.min().expect("there are some") - Instant::now()
+        };
+        assert_eq!(least(&levels), Duration::ZERO);
+        let answer = async |levels: &mut Levels| {
+            let sent = levels.told.0.send((namespace.clone(), Ok(PodSecurityLevel::Baseline))).await;
+            assert!(sent.is_ok() && levels.told().await == namespace);
+        };
+        for seconds in [4, 8, 16, 30, 30] {
+            answer(&mut levels).await;
+            let (least, about) = (least(&levels), Duration::from_secs(seconds));
+            assert!(least >= about.mul_f64(0.75) && least < about, "{least:?} for {about:?}");
+            assert!(levels.due([&namespace].into_iter()).is_empty());
+            advance(about).await;
+            assert_eq!(levels.due([&namespace].into_iter()), BTreeSet::from([namespace.clone()]));
+        }
+        // Somebody waits again after a while in which nobody did.
+        advance(Duration::from_secs(300)).await;
+        answer(&mut levels).await;
+        assert!(least(&levels) < Duration::from_secs(4));
+        assert_eq!(levels.get(&namespace), Some(&Ok(PodSecurityLevel::Baseline)));
+        advance(COUNTS).await;
+        assert_eq!(levels.get(&namespace), None);
     }
 }
