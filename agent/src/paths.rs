@@ -2,10 +2,13 @@
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use rustix::process::{Pid, PidfdFlags};
 
 /// The directories of one agent: what lasts (data root) and what a reboot voids (run root).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,40 @@ pub enum PathsError {
 #[derive(Debug)]
 pub struct DataLock(#[expect(dead_code, reason = "held, not read")] File);
 
+/// How often it is looked whether what an agent has left has ended, and for how long.
+const LEFT_AGAIN: Duration = Duration::from_millis(10);
+const LEFT_LOOKS: usize = 500;
+
+/// Takes the lock, or tells the pid of the agent that has it.
+///
+/// A child of an agent that was killed may hold it, and the socket, for the moment between its fork and its exec: this is waited
+/// for.
+fn taken(lock: &mut File, mut pause: impl FnMut()) -> io::Result<Result<(), String>> {
+    for look in 0.. {
+        match lock.try_lock() {
+            Ok(()) => return Ok(Ok(())),
+            Err(std::fs::TryLockError::Error(source)) => return Err(source),
+            Err(std::fs::TryLockError::WouldBlock) => {}
+        }
+        let mut pid = String::new();
+        lock.rewind()?;
+        lock.take(20).read_to_string(&mut pid)?;
+        let pid = pid.trim();
+        if look == LEFT_LOOKS || lives(pid) {
+            return Ok(Err(if pid.is_empty() { "?".to_owned() } else { pid.to_owned() }));
+        }
+        pause();
+    }
+    unreachable!("the last look returns")
+}
+
+/// Whether a process runs; so does one that nobody can name.
+fn lives(pid: &str) -> bool {
+    let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) else { return true };
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    !stower_runtime::proc::has_ended(&pidfd).unwrap_or(false)
+}
+
 impl Paths {
     /// Where the state of one container that a reboot voids lies.
     #[must_use]
@@ -101,20 +138,13 @@ impl Paths {
             .mode(0o600)
             .open(&path)
             .map_err(unwritable(&path, "data root", "data-root"))?;
-        match lock.try_lock() {
+        let pause = || std::thread::sleep(LEFT_AGAIN);
+        match taken(&mut lock, pause).map_err(unwritable(&path, "data root", "data-root"))? {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let _ = (&mut lock).take(20).read_to_string(&mut pid);
-                let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
-                return Err(PathsError::InUse { path: self.data.clone(), pid });
-            }
-            Err(std::fs::TryLockError::Error(source)) => {
-                return Err(unwritable(&path, "data root", "data-root")(source));
-            }
+            Err(pid) => return Err(PathsError::InUse { path: self.data.clone(), pid }),
         }
         lock.set_len(0)
-            .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()))
+            .and_then(|()| lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0))
             .map_err(unwritable(&path, "data root", "data-root"))?;
         for name in ["containers", "logs", "ledger", "records", "bin"] {
             let dir = self.data.join(name);
@@ -200,3 +230,6 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(&tmp, path)?;
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;
