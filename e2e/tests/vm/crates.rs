@@ -15,7 +15,17 @@ fn the_runtime_passes_its_tests_on_cgroup_v2() -> Result<()> {
     let (mut vm, tests) = machine_with(
         "stower-runtime",
         "agent/runtime",
-        &["--lib", "--test", "root_start", "--test", "root_volumes", "--test", "shim"],
+        &[
+            "--lib",
+            "--test",
+            "root_start",
+            "--test",
+            "root_quota",
+            "--test",
+            "root_volumes",
+            "--test",
+            "shim",
+        ],
     )?;
     // Races that are looked for by doing it again and again take the emulator too long.
     all_pass(&mut vm, &tests, "agent/runtime", "--skip swapped")
