@@ -197,15 +197,20 @@ fn events_are_counted_and_limited() -> Result<()> {
     })?;
     let limited = agent.node.metric("stower_kube_events_total{result=\"limited\"}")?;
     ensure!(limited > 0.0, "nothing was held back");
-    let listed =
-        cluster.ok(["get", "events", "-o", "json", "--field-selector", "involvedObject.name=crash"])?;
-    let events: Value = serde_json::from_str(&listed)?;
-    let events = events["items"].as_array().context("no list")?;
+    let started =
+        |events: &[Value]| events.iter().filter(|it| it["reason"] == "Started").cloned().collect::<Vec<_>>();
+    // The count follows the first of them.
+    let events = agent.node.wait("Started to be counted", || {
+        let words = ["get", "events", "-o", "json", "--field-selector", "involvedObject.name=crash"];
+        let listed: Value = serde_json::from_str(&cluster.ok(words)?)?;
+        let events = listed["items"].as_array().cloned().unwrap_or_default();
+        let counted = started(&events).iter().any(|it| it["count"].as_i64() > Some(1));
+        Ok(counted.then_some(events))
+    })?;
     let uid = &cluster.object("sctr", "default", "crash")?.context("crash is gone")?["metadata"]["uid"];
     ensure!(events.iter().all(|it| it["involvedObject"]["uid"] == *uid), "{events:#?}");
     ensure!(events.iter().all(|it| it["source"]["component"] == "stower-agent"), "{events:#?}");
-    let of = |reason: &str| events.iter().filter(|it| it["reason"] == reason).collect::<Vec<_>>();
-    ensure!(of("Started").len() == 1 && of("Started")[0]["count"].as_i64() > Some(1), "{events:#?}");
+    ensure!(started(&events).len() == 1, "{events:#?}");
     let told: i64 = agent.node.metric("stower_kube_events_total{result=\"sent\"}")? as i64;
     ensure!(told < 60, "{told} requests for events of one container");
     Ok(())
