@@ -43,10 +43,9 @@ fn a_silent_run_has_an_empty_log() {
 
 #[test]
 fn a_stop_that_is_obeyed_needs_no_kill() {
-    let mut shim = Shim::start(
-        "trap 'echo bye; exit 3' TERM; echo up; while :; do read x < /dev/ptmx; done",
-        &Options::default(),
-    );
+    // A shell that waits in `read` may begin to do so after a signal, and then its trap waits for ever.
+    let mut shim =
+        Shim::start("trap 'echo bye; exit 3' TERM; echo up; while :; do :; done", &Options::default());
     shim.wait_for_line("up");
     let state = shim.stop(15, Duration::from_secs(3600));
     assert_eq!(state.run, 1);
@@ -88,7 +87,7 @@ fn a_deadline_is_kept_without_anyone_connected() {
     assert_eq!(shim.ended().unwrap().signal, 9);
 }
 
-const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do read x < /dev/ptmx; done";
+const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do :; done";
 
 #[test]
 fn a_signal_that_waits_is_sent_in_time_by_nobody_but_the_shim() {
@@ -118,10 +117,7 @@ fn a_signal_that_waits_is_sent_at_once_when_told() {
 
 #[test]
 fn a_signal_that_was_sent_does_not_wait_again() {
-    let mut shim = Shim::start(
-        "trap 'echo term' TERM; echo up; while :; do read x < /dev/ptmx; done",
-        &Options::default(),
-    );
+    let mut shim = Shim::start("trap 'echo term' TERM; echo up; while :; do :; done", &Options::default());
     shim.wait_for_line("up");
     let hour = Duration::from_secs(3600);
     shim.stop(15, hour);

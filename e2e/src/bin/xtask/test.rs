@@ -36,6 +36,12 @@ const PROGRAMS: [(&str, &str); 20] = [
 
 /// The step that needs Kubernetes.
 const CLUSTER: &str = "tests on Kubernetes";
+/// Steps with hundreds of processes that wait for each other. One that fails has a second attempt, and what failed at the first is
+/// told in the end.
+const UNSTEADY: [&str; 4] = [CRATES, BLACK_BOX, MACHINES, CLUSTER];
+const CRATES: &str = "tests of each crate";
+const BLACK_BOX: &str = "black-box tests";
+const MACHINES: &str = "tests in virtual machines";
 
 /// Runs all steps, the later ones after a failure too, and fails if one did. Of the tests in virtual machines these are the essential
 /// ones; `cargo xtask vm` has all.
@@ -65,26 +71,37 @@ pub(crate) fn run() -> Result<()> {
                 "sources",
             ],
         ),
-        ("tests of each crate", &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
+        (CRATES, &["test", "--workspace", "--exclude", "stower-e2e", "--no-fail-fast"]),
         ("the program under test", &["build", "-p", "stower", "-p", "stower-runtime"]),
-        ("black-box tests", &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
+        (BLACK_BOX, &["test", "-p", "stower-e2e", "--", "--test-threads", &threads]),
         ("hostile bytes", &["xtask", "fuzz", "--repeatable"]),
-        ("tests in virtual machines", &["xtask", "vm", "--essential"]),
+        (MACHINES, &["xtask", "vm", "--essential"]),
         (CLUSTER, &["test", "-p", "stower-e2e", "--test", "cluster", "--", "--test-threads", &threads]),
     ];
     let mut kubernetes = Some(kubernetes);
-    let mut failed = Vec::new();
+    let (mut failed, mut unsteady) = (Vec::new(), Vec::new());
     for (name, args) in steps {
         println!("== {name}: cargo {}", args.join(" "));
         let start = Instant::now();
         let built = if name == CLUSTER { kubernetes.take().map_or(Ok(()), wait_for_build) } else { Ok(()) };
-        let done = built.and_then(|()| show(cargo().args(args)));
+        let mut done = built.and_then(|()| show(cargo().args(args)));
+        if done.is_err() && UNSTEADY.contains(&name) {
+            println!(
+                "== {name}: FAILED; once more, since a busy machine makes waits run out: cargo {}",
+                args.join(" ")
+            );
+            done = show(cargo().args(args));
+            unsteady.extend(done.is_ok().then_some(name));
+        }
         println!(
             "== {name}: {} after {} s",
             if done.is_ok() { "done" } else { "FAILED" },
             start.elapsed().as_secs()
         );
         failed.extend(done.is_err().then_some(name));
+    }
+    for name in unsteady {
+        println!("== {name}: passed at the second attempt alone: look at what failed at the first");
     }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
