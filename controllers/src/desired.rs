@@ -12,7 +12,7 @@ use stower_crds::{
 };
 
 use crate::{
-    pod_security::{LEVEL_ANNOTATION, PodSecurityLevel},
+    pod_security::{self, PodSecurityLevel},
     resolve::{data_references, references},
 };
 
@@ -259,9 +259,8 @@ impl Desired {
 
     /// The level that an object was accepted at, where its source says so: the API server's objects alone have one.
     pub(crate) fn level<S>(&self, declared: &Declared<S>) -> Option<PodSecurityLevel> {
-        let level = declared.meta.annotations.get(LEVEL_ANNOTATION)?;
-        let limits = self.single.source.as_ref() == Some(&declared.source);
-        limits.then(|| PodSecurityLevel::of_label(Some(level)))
+        let level = pod_security::level_in(&declared.meta.annotations)?;
+        (self.single.source.as_ref() == Some(&declared.source)).then_some(level)
     }
 
     /// Why it cannot be told whether a source has a ConfigMap or Secret that is not declared; `None` where that is proven absent.

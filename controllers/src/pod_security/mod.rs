@@ -30,7 +30,7 @@
 //! A ValidatingAdmissionPolicy with the same rules, order and words keeps such objects out of the API server; this one keeps them
 //! from being run where that policy is not.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use stower_crds::{
     Container, ContainerSpec, LifecycleHandler, Object, Probe, ProcMount, ProfileType, VolumeDriver,
@@ -155,7 +155,11 @@ pub fn takes_from_others(object: &Object) -> bool {
 /// The level that an object was accepted at, where that counts.
 #[must_use]
 pub fn accepted_at(object: &Object) -> Option<PodSecurityLevel> {
-    let annotations = object.metadata().annotations.as_ref()?;
+    level_in(object.metadata().annotations.as_ref()?)
+}
+
+/// The level that annotations tell of.
+pub(crate) fn level_in(annotations: &BTreeMap<String, String>) -> Option<PodSecurityLevel> {
     annotations.get(LEVEL_ANNOTATION).map(|level| PodSecurityLevel::of_label(Some(level)))
 }
 

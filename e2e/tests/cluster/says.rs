@@ -28,12 +28,7 @@ impl<'a> Plugin<'a> {
         let mut command = self.cluster.kubectl_command(["stower"].iter().chain(args));
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.folder.path().display())).env_remove("STOWER_SOCKET");
-        let output = process::output(&mut command)?;
-        Ok(Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(process::output(&mut command)?.into())
     }
 
     fn ok(&self, args: &[&str]) -> Result<String> {
