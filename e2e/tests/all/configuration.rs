@@ -41,12 +41,7 @@ fn successful(node: &TestNode) -> Result<bool> {
 
 /// Runs a command that is no client of an agent's.
 fn run(command: &mut Command) -> Result<Output> {
-    let output = process::output(command)?;
-    Ok(Output {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+    Ok(process::output(command)?.into())
 }
 
 /// Lets a container write 100 KiB, and gives the sizes of what is kept of it.
